@@ -114,7 +114,8 @@ def import_optional(module: str, feature: str) -> Any:
 def is_instance_of(value: object, module: str, name: str) -> bool:
     """Return whether a value is an instance of `module.name`, without importing the module.
 
-    As long as the module is not imported, no instance of its classes can exist.
+    As long as the module is not imported, no instance of its classes can exist. That also holds while another thread
+    imports it, when the module has no such class yet.
     """
-    imported_module = sys.modules.get(module)
-    return imported_module is not None and isinstance(value, getattr(imported_module, name))
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(value, kind)

@@ -132,7 +132,7 @@ async def compute_score(
         Modality.AUDIO: (audio_key, "audio"),
     }
     converter = RowConverter(view, {**MEDIA_COLUMNS, **columns})
-    row = _build_row(solution_str, extra_info or {}, prompt_key, baseline)
+    row = _build_row(solution_str, {} if extra_info is None else extra_info, prompt_key, baseline)
     converted = converter.convert_rows([{**row, "group": run}], "extra_info")
     try:
         (result,) = converted.insert_failures(await client.rewards(converted.samples, spec))
@@ -184,19 +184,25 @@ def _create_client(url: str | None, api_key: str | None, deadline_s: float | Non
 
 
 def _build_row(response: str, row: Mapping[str, Any], prompt_key: str, baseline_key: str | None) -> dict[str, Any]:
-    """Build the arguments of `RowConverter.build_sample`."""
+    """Build the arguments of `RowConverter.build_sample`.
+
+    A missing key is a wrong setting. A null value is a fault of this row: tables fill missing values with null.
+    """
+    if not isinstance(row, Mapping):
+        raise UsageError(f"extra_info: expected an object with the prompt, got {row!r:.80}; parse JSON text first")
     for option, key, content in (
         ("prompt_key", prompt_key, "the prompt"),
         ("baseline_key", baseline_key, "the answer to compare with"),
     ):
-        if key is not None and row.get(key) is None:
+        if key is not None and key not in row:
             keys = ", ".join(repr(str(name)) for name in row) or "none"
             raise UsageError(
                 f"extra_info: expected {content} under {key!r}, found the keys {keys}; add it, or set "
                 f"reward_kwargs.{option}"
             )
     baseline = None if baseline_key is None else row[baseline_key]
-    return {"prompt": row[prompt_key], "response": response, "columns": row, "baseline": baseline}
+    values = {"prompt": row[prompt_key], "response": response, "columns": row, "baseline": baseline}
+    return values | {"baseline_column": baseline_key}
 
 
 def _warn_of_unknown_settings(settings: Mapping[str, Any]) -> None:

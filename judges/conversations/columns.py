@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flex_judge.judges.conversations.guards import convert_foreign_errors
 from flex_judge.judges.conversations.messages import Message
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import is_empty, to_plain_value
@@ -75,7 +76,8 @@ def read_row_prompt(
         UsageError: the prompt has an unknown form; the error has a `field`.
         MediaError: a medium cannot be read; the error has a `field`.
     """
-    media = find_media(row, columns)
+    with convert_foreign_errors(prefix + prompt):
+        media = find_media(row, columns)
     names = {modality: [prefix + name for name in fields] for modality, fields in media.fields.items()}
     return reader.read_prompt(
         row.get(prompt),

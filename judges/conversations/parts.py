@@ -120,6 +120,8 @@ def find_source(row: Mapping[str, Any], field: str) -> MediaSource:
     for source_name in names:
         if not is_empty(row.get(source_name)):
             value = row[source_name]
+            others = (n for n in names[: -len(SOURCE_FIELDS)] if n != source_name and not is_empty(row.get(n)))
+            unknown += tuple(n for n in others if row[n] is not value and row[n] != value)
             if source_name in ("data", "base64") and isinstance(value, str):
                 value = _to_data_uri(value)
             return MediaSource(modality, unwrap_source(value), f"{field}.{source_name}", unknown)

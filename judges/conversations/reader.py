@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flex_judge.judges.conversations.guards import convert_foreign_errors, read_text
 from flex_judge.judges.conversations.messages import (
     ASSISTANT,
     Content,
@@ -108,23 +109,24 @@ class ConversationReader:
             UsageError: the prompt has an unknown form; the error has a `field`.
             MediaError: a medium cannot be read; the error has a `field`.
         """
-        opened: dict[Modality, list[Media]] = {}
-        for modality, sources in (media or {}).items():
-            names = (media_fields or {}).get(modality) or [f"{modality}s[{i}]" for i in range(len(sources))]
-            opened[modality] = [
-                self._open(modality, unwrap_source(source), name)
-                for source, name in zip(sources, names, strict=True)
-                if not is_empty(source)
-            ]
-        plain = to_plain_value(prompt)
-        if isinstance(plain, str):
-            messages = [_PromptMessage(Message("user"), [plain])]
-        else:
-            messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
-        users = [i for i, m in enumerate(messages) if m.message.role == "user"]
-        placed = place_media([m.parts for m in messages], opened, users[-1] if users else len(messages) - 1, field)
-        result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
-        return add_tools(result, read_definitions(tools, tools_field))
+        with convert_foreign_errors(field):
+            opened: dict[Modality, list[Media]] = {}
+            for modality, sources in (media or {}).items():
+                names = (media_fields or {}).get(modality) or [f"{modality}s[{i}]" for i in range(len(sources))]
+                opened[modality] = [
+                    self._open(modality, unwrap_source(source), name)
+                    for source, name in zip(sources, names, strict=True)
+                    if not is_empty(source)
+                ]
+            plain = to_plain_value(prompt)
+            if isinstance(plain, str):
+                messages = [_PromptMessage(Message("user"), [plain])]
+            else:
+                messages = [self._read_message(m, f"{field}[{i}]") for i, m in enumerate(_list_messages(plain, field))]
+            users = [i for i, m in enumerate(messages) if m.message.role == "user"]
+            placed = place_media([m.parts for m in messages], opened, users[-1] if users else len(messages) - 1, field)
+            result = [replace(m.message, content=_join_parts(p)) for m, p in zip(messages, placed, strict=True)]
+            return add_tools(result, read_definitions(tools, tools_field))
 
     def read_response(self, response: Any, view: View = "full", field: str = "response") -> Response:
         """Read a response: text, a medium, parts, a message or a list of messages.
@@ -140,23 +142,21 @@ class ConversationReader:
             UsageError: the response has an unknown form; the error has a `field`.
             MediaError: a medium cannot be read; the error has a `field`.
         """
-        plain = to_plain_value(response)
-        if isinstance(plain, Trajectory):
-            return select_view(plain, view)
-        if isinstance(plain, Message) or _is_message(plain):
-            plain = [plain]
-        if not (isinstance(plain, list) and plain and all(_is_message(m) for m in plain)):
-            return self._read_content(plain, field)
-        messages = [self._finish_message(self._read_message(m, f"{field}[{i}]")) for i, m in enumerate(plain)]
-        if len(messages) == 1 and messages[0].is_plain and messages[0].role == ASSISTANT:
-            return messages[0].content
-        return select_view(Trajectory(tuple(messages)), view)
+        with convert_foreign_errors(field):
+            plain = to_plain_value(response)
+            if isinstance(plain, Trajectory):
+                return select_view(plain, view)
+            if isinstance(plain, Message) or _is_message(plain):
+                plain = [plain]
+            if not (isinstance(plain, list) and plain and all(_is_message(m) for m in plain)):
+                return self._read_content(plain, field)
+            messages = [self._finish_message(self._read_message(m, f"{field}[{i}]")) for i, m in enumerate(plain)]
+            if len(messages) == 1 and messages[0].is_plain and messages[0].role == ASSISTANT:
+                return messages[0].content
+            return select_view(Trajectory(tuple(messages)), view)
 
     def _finish_message(self, read: _PromptMessage) -> Message:
-        for part in read.parts:
-            if isinstance(part, Pending):
-                raise part.make_error(has_column=False)
-        return replace(read.message, content=_join_parts(read.parts))
+        return replace(read.message, content=_finish_parts(read.parts))
 
     def _read_message(self, value: Any, field: str) -> _PromptMessage:
         if isinstance(value, Message):
@@ -166,15 +166,15 @@ class ConversationReader:
             raise UsageError.at_field(
                 field, f"expected a message with 'role' and 'content', got {describe_value(value)}"
             )
-        role = row["role"]
+        role = to_plain_value(row["role"])
         if not isinstance(role, str) or not role.strip() or not role.isprintable() or len(role) > MAX_ROLE_LENGTH:
             raise UsageError.at_field(f"{field}.role", f"expected a role such as 'user', got {describe_value(role)}")
         for name, item in row.items():
             if name not in (*MESSAGE_FIELDS, *IGNORED_FIELDS) and not is_empty(item):
                 self._report_unknown(name, field)
-        calls = tuple(ToolCall(*call) for call in read_tool_calls(row, field))
+        calls = tuple(ToolCall(*call) for call in read_tool_calls(row, field, self._report_unknown))
         parts, reasoning = self._split_reasoning(row, field)
-        content = row.get("content")
+        content = to_plain_value(row.get("content"))
         if content is not None:
             parts += self._read_parts(content, f"{field}.content", reasoning)
         elif not (calls or parts or reasoning) and (role not in ROLES_WITHOUT_CONTENT or "content" not in row):
@@ -182,9 +182,9 @@ class ConversationReader:
             raise UsageError.at_field(f"{field}.content", f"{problem}; expected text or a list of parts")
         message = Message(
             role,
-            name=_read_text(row.get("name"), f"{field}.name"),
+            name=read_text(row.get("name"), f"{field}.name"),
             tool_calls=calls,
-            tool_call_id=_read_text(row.get("tool_call_id"), f"{field}.tool_call_id"),
+            tool_call_id=read_text(row.get("tool_call_id"), f"{field}.tool_call_id"),
             reasoning="\n\n".join(reasoning),
             tools=read_definitions(row.get("tools"), f"{field}.tools"),
         )
@@ -192,20 +192,16 @@ class ConversationReader:
 
     def _split_reasoning(self, row: Mapping[str, Any], field: str) -> tuple[list[Part | Pending], list[str]]:
         """Read the refusal and the reasoning beside the content of a message."""
-        refusal = _read_text(row.get("refusal"), f"{field}.refusal")
+        refusal = read_text(row.get("refusal"), f"{field}.refusal")
         reasoning: list[str] = []
         for name in REASONING_FIELDS:
-            text = _read_text(row.get(name), f"{field}.{name}")
+            text = read_text(row.get(name), f"{field}.{name}")
             if text and text not in reasoning:  # some servers send the same text under two names
                 reasoning.append(text)
         return ([refusal] if refusal else []), reasoning
 
     def _read_content(self, value: Any, field: str) -> Content:
-        parts = self._read_parts(value, field, None)
-        for part in parts:
-            if isinstance(part, Pending):
-                raise part.make_error(has_column=False)
-        return _join_parts(parts)
+        return _finish_parts(self._read_parts(value, field, None))
 
     def _read_parts(self, value: Any, field: str, reasoning: list[str] | None) -> list[Part | Pending]:
         """Read content; texts of reasoning parts are appended to `reasoning`, if that is a list."""
@@ -285,11 +281,12 @@ def _is_message(value: Any) -> bool:
     return row is not None and "role" in row
 
 
-def _read_text(value: Any, field: str) -> str:
-    value = to_plain_value(value)
-    if value is None or isinstance(value, str):
-        return value or ""
-    raise UsageError.at_field(field, f"expected text, got {describe_value(value)}")
+def _finish_parts(parts: Sequence[Part | Pending]) -> Content:
+    """Join the parts of a response, which has no media columns."""
+    for part in parts:
+        if isinstance(part, Pending):
+            raise part.make_error(has_column=False)
+    return _join_parts(parts)
 
 
 def _join_parts(parts: Sequence[Part | Pending]) -> Content:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flex_judge.judges.conversations.values import describe_value, is_empty, to_json_text, to_mapping, to_plain_value
@@ -12,14 +12,19 @@ from flex_judge.judges.errors import UsageError
 ARGUMENT_FIELDS = ("arguments", "input", "args", "parameters")
 FUNCTION_FIELDS = ("function", "custom")
 """Fields of a call that hold its name and arguments."""
+KNOWN_FIELDS = ("name", "id", "call_id", "type", "index", "status", *ARGUMENT_FIELDS, *FUNCTION_FIELDS)
+"""Fields of a call that the judge is shown, or that describe its record."""
+ReportUnknown = Callable[[str, str], None]
+"""Function that reports an unknown field: (name, field that holds it)."""
 
 
-def read_tool_calls(row: Mapping[str, Any], field: str) -> list[tuple[str, str, str]]:
+def read_tool_calls(row: Mapping[str, Any], field: str, report: ReportUnknown) -> list[tuple[str, str, str]]:
     """Read the tool calls of a message, from `tool_calls` and the older `function_call`.
 
     Args:
         row: the message.
         field: name of the message in error messages.
+        report: called for each field of a call that is not read.
 
     Returns:
         Name, arguments as text, and id of each call.
@@ -31,7 +36,10 @@ def read_tool_calls(row: Mapping[str, Any], field: str) -> list[tuple[str, str, 
     for name in ("tool_calls", "function_call"):
         value = row.get(name)
         if not is_empty(value):
-            calls += [_read_call(call, f"{field}.{name}{place}") for place, call in _list_calls(value)]
+            read = [_read_call(call, f"{field}.{name}{place}", report) for place, call in _list_calls(value)]
+            # Some servers send the same call in the newer and in the older form, which has no id.
+            seen = {call[:2] for call in calls}
+            calls += [call for call in read if call[2] or call[:2] not in seen]
     return calls
 
 
@@ -42,7 +50,7 @@ def read_definitions(value: Any, field: str) -> tuple[str, ...]:
         UsageError: the value has another form.
     """
     value = _parse_json(value)
-    if is_empty(value):
+    if is_empty(value) or value == "null":
         return ()
     if isinstance(value, Mapping):
         value = [value]
@@ -72,17 +80,21 @@ def _list_calls(value: Any) -> list[tuple[str, Any]]:
     return [("", value)]
 
 
-def _read_call(value: Any, field: str) -> tuple[str, str, str]:
+def _read_call(value: Any, field: str, report: ReportUnknown) -> tuple[str, str, str]:
     row = to_mapping(_parse_json(value))
     if row is None:
         raise UsageError.at_field(field, f"expected a tool call with a name and arguments, got {describe_value(value)}")
     inner = next((to_mapping(_parse_json(row[n])) for n in FUNCTION_FIELDS if not is_empty(row.get(n))), None)
     function = row if inner is None else inner
+    for fields in (row,) if inner is None else (row, inner):
+        for unknown in fields:
+            if unknown not in KNOWN_FIELDS and not is_empty(fields[unknown]):
+                report(unknown, field)
     name = to_plain_value(function.get("name"))
     if not isinstance(name, str):
         raise UsageError.at_field(f"{field}.name", f"expected the name of a tool, got {describe_value(name)}")
     arguments = next((function[n] for n in ARGUMENT_FIELDS if function.get(n) is not None), "")
-    call_id = to_plain_value(row.get("id") or row.get("call_id") or "")
+    call_id = next((to_plain_value(row[n]) for n in ("id", "call_id") if not is_empty(row.get(n))), "")
     # Arrow stores the arguments of all calls in one struct, and fills the fields of other tools with null.
     plain = to_mapping(arguments)
     return name, to_json_text(arguments if plain is None else _drop_empty_fields(plain)), str(call_id)
@@ -92,7 +104,7 @@ def _drop_empty_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """Drop fields that are null, at all levels: tables add them."""
 
     def clean(value: Any) -> Any:
-        value = to_plain_value(value)
+        value = value if isinstance(value, float) else to_plain_value(value)  # NaN in arguments is a value
         if isinstance(value, Mapping):
             return {name: clean(v) for name, v in value.items() if v is not None}
         return [clean(v) for v in value] if isinstance(value, list) else value

@@ -8,13 +8,15 @@ encoded only once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
 from flex_judge.judges.conversations.messages import VIEWS, View
 from flex_judge.judges.conversations.reader import ConversationReader
+from flex_judge.judges.conversations.values import is_missing
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
 from flex_judge.judges.judgments import Status
@@ -105,6 +107,7 @@ class RowConverter:
         row = {**(columns or {}), "prompt": prompt}
         messages = read_row_prompt(self._reader, row, columns=self._media_columns)
         read = self._reader.read_response
+        baseline = None if is_missing(baseline) else baseline
         if baseline is None and baseline_column is not None:
             raise UsageError.at_field(baseline_column, "expected an answer to compare the completion with, got null")
         baseline_content = None if baseline is None else read(baseline, self._view, "baseline")
@@ -116,15 +119,31 @@ class RowConverter:
 
     def _open_media(self, modality: Modality, source: Any, field: str, **options: Any) -> Media:
         # A policy or its tools may write any URL or path: opening it would let them read this machine and its network.
-        is_text = isinstance(source, str) and not source.startswith("data:") and modality != Modality.MOLECULE
-        if is_text and (field.startswith("response") or "://" in source[:16]):
-            raise MediaError(
-                f"expected a data URI, got {source!r:.80}; nothing is fetched from the network, and paths are opened "
-                "only in prompts"
-            )
+        for path in _iter_paths(source) if modality != Modality.MOLECULE else ():
+            if field.startswith("response") or "://" in path[:16]:
+                raise MediaError(
+                    f"expected a data URI, got {path!r:.80}; nothing is fetched from the network, and paths are opened "
+                    "only in prompts"
+                )
         if modality == Modality.IMAGE and not options:
             return self._encode_image(source)
         return open_local_media(modality, source, field, **options)
+
+
+def _iter_paths(source: Any) -> Iterator[str]:
+    """Iterate over the paths and URLs in the source of a medium, which may be a list of frames or an object."""
+    if isinstance(source, str):
+        if not source.startswith("data:"):
+            yield source
+    elif isinstance(source, os.PathLike):
+        yield os.fsdecode(source)
+    elif isinstance(source, Mapping):
+        if source.get("bytes") is None:
+            yield from _iter_paths(source.get("path"))
+        yield from _iter_paths(source.get("frames"))
+    elif isinstance(source, Sequence) and not isinstance(source, bytes | bytearray | memoryview):
+        for item in source:
+            yield from _iter_paths(item)
 
 
 def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+import types
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flex_judge.experiments.cli import COMMANDS, TRAINING_COMMANDS
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.judges import extras
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
-from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError, describe_missing_extras
+from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError, describe_missing_extras, is_instance_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
@@ -138,3 +139,8 @@ def find_imported_names(path: Path) -> set[str]:
 def test_error_for_several_extras() -> None:
     sentence = "flex-judge demo needs the extras 'serve', 'train': pip install 'flex-judge[serve,train]'"
     assert describe_missing_extras("flex-judge demo", ["serve", "train"]) == sentence
+
+
+def test_a_module_that_another_thread_imports_has_no_instances_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "half_imported", types.ModuleType("half_imported"))
+    assert not is_instance_of("a.png", "half_imported", "Image")

@@ -145,6 +145,20 @@ async def test_reads_url_and_key_from_the_environment(service: FakeService, monk
     assert service.seen[0].headers["authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("missing", [None, math.nan])
+async def test_a_row_with_a_null_prompt_or_baseline_has_a_status(service: FakeService, missing: Any) -> None:
+    row = {"question": missing, "baseline": "41"}
+    assert (await compute_score(**build_call(service, extra_info=row)))["judge_status"] == "invalid_input"
+    row = {"question": "How many?", "baseline": missing}
+    result = await compute_score(**build_call(service, extra_info=row, method="baseline", reward="win_rate"))
+    assert result["judge_status"] == "invalid_input"
+
+
+async def test_extra_info_as_json_text_is_an_error_that_says_so(service: FakeService) -> None:
+    with pytest.raises(UsageError, match="extra_info: expected an object with the prompt"):
+        await compute_score(**build_call(service, extra_info='{"question": "How many?"}'))
+
+
 async def test_reads_prompts_images_and_baselines_from_parquet_rows(service: FakeService) -> None:
     picture = {"bytes": base64.b64decode(RED), "path": None}
     text = {"type": "text", "text": "What is it?", "image": None}
