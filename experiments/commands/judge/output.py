@@ -154,7 +154,8 @@ def _check_rows(path: Path, rows: Mapping[str, Mapping[str, Any]], ids: Collecti
     for row_id, row in rows.items():
         if not row.keys() >= _REQUIRED_KEYS or not isinstance(row["provenance"], dict):
             raise _make_foreign_file_error(path)
-        if row_id not in ids:
+        # A row that could not be read may have got its id, or another one, when it was corrected, or be deleted.
+        if row_id not in ids and row["status"] != Status.INVALID_INPUT:
             raise UsageError(f"{path}: holds a judgment of {row_id!r}, which is not in this run; choose another --out")
 
 
