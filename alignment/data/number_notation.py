@@ -27,7 +27,7 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("·⋅∙✕✖", "×"),
         **dict.fromkeys("⁄∕／", "/"),
         **dict.fromkeys("٪％﹪", "%"),
-        **dict.fromkeys("’ʼ′＇", "'"),
+        **dict.fromkeys("’ʼ′＇´", "'"),
         "\u066b": ".",  # Arabic decimal separator
         "\u066c": ",",  # Arabic thousands separator
         "．": ".",
@@ -53,7 +53,7 @@ _LATEX_SYMBOLS = {
     **dict.fromkeys(("times", "cdot", "ast"), "×"),
     **dict.fromkeys(("approx", "simeq", "sim", "equiv", "le", "leq", "ge", "geq"), "≈"),
     **dict.fromkeys(("circ", "degree"), "°"),
-    **dict.fromkeys(("infty", "sqrt", "binom", "overline", "bar"), SYMBOLIC),
+    **dict.fromkeys(("infty", "sqrt", "binom", "overline", "bar", "log", "ln", "exp", "sin", "cos", "tan"), SYMBOLIC),
     "div": "÷",
     "pi": SYMBOLIC,
     "pm": "±",
@@ -71,11 +71,12 @@ _SYMBOLIC_GROUPS = re.compile(
 )
 _COMMAND_WITH_TEXT = re.compile(r"\\(?!(?:[dtc]?frac|d?binom|sqrt|overline|bar)\b)[a-zA-Z]+\*?\s{0,3}\{([^{}]*)\}")
 _EXPONENT = re.compile(rf"\^\s*(?:\{{\s*([-+{MINUS}]?)(\d+)\s*\}}|\(\s*([-+{MINUS}]?)(\d+)\s*\))")
-_OTHER_EXPONENT = re.compile(r"\^\s*\{[^{}]*\}")
+_OTHER_EXPONENT = re.compile(r"\^\s*(?:\{[^{}]*\}|[-+]?\d{1,30}\.\d+)")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _LATEX_SUBSCRIPT = re.compile(r"_\s*\{[^{}]*\}|(?<=[A-Za-z)])_\d+(?![\d_])")
 _DELIMITERS = re.compile(r"\\[()\[\]]")
 _EMPHASIS = re.compile(r"(?<![A-Za-z0-9_])_{1,3}(?=\S)|(?<=[^\s_])_{1,3}(?![A-Za-z0-9_])")
+_SPACED_SLASH = re.compile(r"(?<=\d) ?/ ?(?=\d)")
 _POWER = re.compile(rf"(?<=\d)\*\*(?=[-+{MINUS}]?\d)")
 _TIMES_TEN = re.compile(rf"(?<=\d)\s?[×xX*]\s?10\s?\^\s?([-+{MINUS}]?)(\d+)")
 _VARIABLE_EXPONENT = re.compile(rf"(?:(?<=[^\W\d_])|(?<=[)\]}}]))\s?\^\s?[-+{MINUS}]?\w+")
@@ -106,6 +107,7 @@ def simplify_notation(text: str) -> str:
     text = _EXPONENT.sub(lambda m: f"^{m[1] or m[3] or ''}{m[2] or m[4]}", text.replace("{,}", ",").replace("{.}", "."))
     text = _LATEX_SUBSCRIPT.sub("", _OTHER_EXPONENT.sub("^x", text))
     text = _ROOT.sub(SYMBOLIC, _EMPHASIS.sub(" ", _POWER.sub("^", text)))
+    text = _SPACED_SLASH.sub("/", text)
     text = _TIMES_TEN.sub(lambda m: f"e{m[1].replace(MINUS, '-')}{m[2]}", text)
     text = _NOT_NUMBERS.sub(BLANK, _VARIABLE_EXPONENT.sub("", text))
     return _WORD_MINUS.sub(f"{MINUS} ", text)

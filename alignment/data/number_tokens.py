@@ -21,15 +21,25 @@ SCALES = {
     "‰": Fraction(1, 1000),
     "hundred": Fraction(100),
     "thousand": Fraction(1000),
-    "million": Fraction(10**6),
-    "billion": Fraction(10**9),
+    **dict.fromkeys(("million", "millions", "Millionen"), Fraction(10**6)),
+    **dict.fromkeys(("billion", "billions", "Milliarde", "Milliarden"), Fraction(10**9)),
     "trillion": Fraction(10**12),
+    **dict.fromkeys(("lakh", "lakhs"), Fraction(10**5)),
+    **dict.fromkeys(("crore", "crores"), Fraction(10**7)),
+    **dict.fromkeys("万萬만", Fraction(10**4)),
+    **dict.fromkeys("亿億억", Fraction(10**8)),
 }
+_SCALE_NAMES = {name.lower(): scale for name, scale in SCALES.items()}
 _SCALE = re.compile(
-    rf"\s?(%|‰|(?:{'|'.join(name for name in SCALES if name.isascii() and name != '%')})\b)", re.IGNORECASE
+    # The scales of other scripts need no end of a word: 元 follows them directly.
+    rf"\s?([{''.join(name for name in SCALES if len(name) == 1)}]|(?:{'|'.join(n for n in SCALES if len(n) > 1)})\b)",
+    re.IGNORECASE,
 )
+# Letters that numbers follow directly: scripts without spaces between words, such as Chinese and Thai, or with prefixes
+# joined to numbers, such as Hebrew and Arabic.
+_WITHOUT_SPACES = "\u0590-\u1aff\u3040-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 _TOKEN = re.compile(
-    rf"""(?:(?<![\w)\]}}.])(?P<lead>\.))?(?<![^\W_])(?<!\^)(?P<run>\d+(?:[.,'_/ ]\d+)*)
+    rf"""(?:(?<![\w)\]}}.])(?P<lead>\.))?(?<![^\W_{_WITHOUT_SPACES}])(?<!\^)(?P<run>\d+(?:[.,'_/ ]\d+)*)
     (?:[eE](?P<exponent>[-+{MINUS}]?\d{{1,9}})(?!\w))?(?:\s?\^\s?(?P<power>[-+{MINUS}]?\d{{1,9}})(?!\d))?""",
     re.VERBOSE,
 )
@@ -105,7 +115,7 @@ def _read_match(text: str, match: re.Match[str]) -> list[Token]:
     if _SYMBOLIC_TAIL.match(text, end):
         last = None
     elif scale is not None and last is not None:
-        last, end = replace(last, scale=SCALES[scale[1].lower()]), scale.end()
+        last, end = replace(last, scale=_SCALE_NAMES[scale[1].lower()]), scale.end()
     return [Token(number, sign_start, end) for number in (*numbers[:-1], last)]
 
 

@@ -39,6 +39,8 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
 _BOX_OR_BRACE = re.compile(r"\\f?boxed\s{0,3}\{|[{}]")
 # Before the only number of a text, a dash and a space are a sign, not a bullet.
 _LEADING_DASH = re.compile(r"\A\s*[-–—]\s+(?=[\d.])")
+# The number of `2x` and `5!` is not the answer; other letters are units.
+_FACTOR = re.compile(r"\s*[xyzn](?![^\W_])|!(?!\w)")
 _PREFIX = re.compile(rf"(?:[^\W\d][^\d=:≈]{{0,40}}[=:≈])?[\s(\[*\"'`~≈+{CURRENCY}]*(?:[A-Z]{{2,3}}[{CURRENCY}]?\s?)?")
 # `3. Paris` and `3) Paris` are items of a list.
 _SUFFIX = re.compile(rf"(?:[\s*\]\"'`!°%/×{CURRENCY}-]|[.)](?!\s+\w)|[^\W\d_]++[23]?){{0,40}}")
@@ -74,9 +76,8 @@ def read_number(value: Any) -> Number:
     Raises:
         UsageError: the value is not a number.
     """
-    if isinstance(value, str):
-        return _read_answer_text(value)
-    return _convert_number(value)
+    text = value.as_py() if hasattr(value, "as_py") else value
+    return _read_answer_text(text) if isinstance(text, str) else _convert_number(value)
 
 
 def is_same_number(first: Number, second: Number) -> bool:
@@ -187,7 +188,9 @@ def _read_marked(content: str) -> Number | None:
     plain = simplify_notation(content).rpartition("=")[2]
     plain = _LEADING_DASH.sub(MINUS, plain.partition("≈")[0] or plain)
     tokens = list(iterate_tokens(plain))
-    return tokens[0].number if len(tokens) == 1 and SYMBOLIC not in plain else None
+    if len(tokens) != 1 or SYMBOLIC in plain or _FACTOR.match(plain, tokens[0].end):
+        return None
+    return tokens[0].number
 
 
 def _read_whole(text: str) -> Number | None:
@@ -218,7 +221,8 @@ def _convert_number(value: Any) -> Number:
         value = value.as_py()
     if getattr(value, "ndim", None) == 0 and hasattr(value, "dtype"):
         # The text of a short float, 0.1, not its exact value as a float of 64 bits.
-        value = float(str(value)) if "float" in str(value.dtype) else value.item()
+        with_text = "float" in str(value.dtype) and not hasattr(value, "requires_grad")  # tensors have no plain text
+        value = float(str(value)) if with_text else value.item()
     if isinstance(value, int | float | Decimal | Fraction) and not isinstance(value, bool):
         if isinstance(value, int | Fraction):
             return Number(Fraction(value), step=Fraction(1) if isinstance(value, int) else None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from flex_judge.judges.errors import MediaError, UsageError
-from flex_judge.judges.media.headers import MIN_COMPLETE_SHARE, read_declared_size
+from flex_judge.judges.media.headers import MIN_COMPLETE_SHARE, is_truncated_gif, read_declared_size
 from flex_judge.judges.media.side_data import iterate_readable_forms
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def check_size(size: int, name: str, kind: str) -> None:
 
 
 def check_complete(data: bytes, name: str) -> None:
-    """Check that a file has about the size declared in its header, for formats that declare one."""
+    """Check that a file has about the size declared in its header, for formats that declare one; GIF has blocks."""
+    if is_truncated_gif(data):
+        raise MediaError(f"{name}: is truncated: its last block is not complete")
     declared = read_declared_size(data)
     if len(data) < MIN_COMPLETE_SHARE * declared:
         raise MediaError(f"{name}: is truncated: has {len(data)} of the {declared} bytes declared in its header")

@@ -23,6 +23,8 @@ _JOINED_HEADERS = {
 }
 """First bytes of a file -> a longer beginning, which sound cannot resemble by chance."""
 _NO_HEADER = re.compile(rb"(?!)")
+_GIF_EXTENSION, _GIF_FRAME = b"!", b","
+"""First bytes of the blocks of a GIF file."""
 _OGG_FIRST_PAGE = 0x02
 """Flag of the page that starts a stream."""
 _ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\xfe]([\x00-\xff])([\x00-\x7f]{4})")
@@ -89,6 +91,30 @@ def _read_ebml_number(data: bytes, position: int) -> tuple[int, int, bool]:
     all_bits = (1 << 7 * length) - 1
     number = int.from_bytes(data[position : position + length], "big") & all_bits
     return number, position + length, number == all_bits
+
+
+def is_truncated_gif(data: bytes) -> bool:
+    """Return whether a GIF file ends inside of a block; a missing mark of the end alone does no harm.
+
+    FFmpeg shows the complete frames of a truncated file without an error.
+    """
+    if data[:6] not in (b"GIF87a", b"GIF89a"):
+        return False
+    position = 13 + _get_gif_palette_size(data[10:11])
+    while (block := data[position : position + 1]) in (_GIF_EXTENSION, _GIF_FRAME):
+        if block == _GIF_EXTENSION:
+            position += 2
+        else:
+            position += 11 + _get_gif_palette_size(data[position + 9 : position + 10])
+        while size := (data[position] if position < len(data) else 0):
+            position += 1 + size
+        position += 1
+    return position > len(data)
+
+
+def _get_gif_palette_size(flags: bytes) -> int:
+    """Return the size in bytes of the palette that the flags of a GIF file or of one of its frames announce."""
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def split_joined_files(data: bytes) -> list[bytes]:

@@ -12,16 +12,23 @@ from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
 MediaFolders = Path | tuple[Path, ...]
 """Folder that relative paths refer to, or several that are searched in order."""
+_MAX_LINKS = 40
+"""Maximum number of links from one to the next, as in Linux."""
 
 
 def list_media_folders(path: Path) -> tuple[Path, ...]:
     """List the folders that relative paths in a file refer to.
 
     Caches of the hub hold links: `snapshots/REVISION/data.jsonl` points to `blobs/HASH`, and media are next to the
-    link. So the folder of the path that the user gave comes first, then that of the file which a link points to.
+    link. So the folder of the path that the user gave comes first, then that of each file which a link points to.
     """
-    folder, target_folder = path.parent, path.resolve().parent
-    return (folder,) if folder.resolve() == target_folder else (folder, target_folder)
+    folders = {os.path.realpath(path.parent): path.parent}
+    for _ in range(_MAX_LINKS):  # Links may form a circle, which is an error when the file is opened.
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+        folders.setdefault(os.path.realpath(path.parent), path.parent)
+    return tuple(folders.values())
 
 
 def resolve_source_path(folder: MediaFolders, source: Any) -> Any:

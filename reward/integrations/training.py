@@ -10,7 +10,7 @@ import reprlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 from uuid import uuid4
 
@@ -200,7 +200,7 @@ def check_values(function: Callable[..., Any], values: Any) -> list[float | None
     """
     name = get_function_name(function)
     # A tensor without dimensions is iterable by its type only.
-    is_single = isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) == 0
+    is_single = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "ndim", 1) == 0
     if is_single or not isinstance(values, Iterable):
         raise UsageError(f"extra_rewards: {name} returned {reprlib.repr(values)}; expected a list of numbers")
     checked: list[float | None] = []

@@ -251,6 +251,24 @@ def test_media_are_next_to_the_target_if_they_are_not_next_to_the_link(
     assert not isinstance(result, UsageError)
 
 
+@pytest.mark.parametrize("entrance", ["judge FILE", "best-of-n and preferences", "grpo"])
+def test_media_are_next_to_any_link_of_a_chain(entrance: str, tmp_path: Path) -> None:
+    target = write_hub_cache(tmp_path, "rows.jsonl", format_lines(IMAGE_ROWS).encode())
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "first.jsonl").symlink_to(target)
+    (work / "second.jsonl").symlink_to("first.jsonl")
+    (result,) = ENTRANCES[entrance].read(work / "second.jsonl")
+    assert not isinstance(result, UsageError)
+
+
+def test_circle_of_links_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").symlink_to("rows.jsonl")
+    for read in (read_comparisons, lambda path: open_source(str(path))):
+        with pytest.raises(UsageError, match=r"rows\.jsonl: "):
+            read(tmp_path / "rows.jsonl")
+
+
 def test_media_of_a_benchmark_are_next_to_the_link(tmp_path: Path) -> None:
     path = write_hub_cache(tmp_path, "rows.jsonl", format_lines([{"question": "Q"}]).encode())
     for name in (path, path.parent):

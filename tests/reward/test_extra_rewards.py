@@ -54,6 +54,7 @@ def test_values_become_plain_floats() -> None:
         (5.0, "other returned 5.0; expected a list"),
         (torch.tensor(5.0), "expected a list of numbers"),
         ({"a": 1}, "expected a list of numbers"),
+        ({1.0, 2.0}, "expected a list of numbers"),
         ("12", "expected a list of numbers"),
     ],
     ids=repr,

@@ -204,7 +204,9 @@ def _collect_reply_notes(config: EvalRun, outcomes: Sequence[ItemOutcome]) -> li
     if len(runs) > 1:
         notes.append(f"items have between {min(runs)} and {max(runs)} runs")
     if num_off_scale := sum(j.provenance.get(OFF_SCALE, 0) for outcome in outcomes for j in outcome.judgments):
-        num_replies = sum(len(outcome.votes) for outcome in outcomes)
+        num_replies = sum(
+            len(j.votes) for outcome in outcomes for j in outcome.judgments if NOT_JUDGED not in j.provenance
+        )
         notes.append(f"{num_off_scale} of {num_replies} replies have scores off our scale; their order counts")
     is_random = config.judge.settings.order == "random"
     if is_random and not any(vote.order[:1] == (1,) for outcome in outcomes for vote in outcome.votes):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,15 @@ HALF = Fraction(1, 2)
 @pytest.mark.parametrize(
     ("text", "number"),
     [
+        # scripts without spaces between words
+        ("答案是42。", 42),
+        ("约为-3个。", -3),
+        ("共有1，234人", 1234),
+        ("답은42입니다.", 42),
+        ("คำตอบคือ42", 42),
+        # spaces around a slash, and an acute accent for an apostrophe
+        ("It is 3 / 4.", Fraction(3, 4)),
+        ("CHF 12´345.-", 12345),
         # thousands and decimal marks
         ("1,234", 1234),
         ("1,234,567.8", Fraction("1234567.8")),
@@ -162,6 +172,11 @@ def test_last_number_of_a_text_is_found(text: str, number: Fraction | int) -> No
     "text",
     [
         "",
+        "2^0.5",
+        r"\boxed{2x}",
+        r"\boxed{5!}",
+        r"\boxed{\log 5}",
+        r"\boxed{3n}",
         "NaN",
         "infinity",
         "It is inf.",
@@ -228,6 +243,7 @@ def test_marked_answer_comes_before_the_last_number(text: str, number: Fraction 
     ("value", "number"),
     [
         (5, 5),
+        (pa.scalar("5 km"), 5),
         (-2.5, -5 * HALF),
         (0.1, Fraction(1, 10)),
         (10**30, 10**30),
@@ -306,6 +322,14 @@ def test_right_answer_is_kept_as_a_number_if_that_is_exact(answer: Any, kept: An
     ("response", "answer", "right"),
     [
         ("It is −3.", "-3", True),
+        ("人口は3.5億人", 350_000_000, True),
+        ("答案：1万元", 10_000, True),
+        ("5 lakh", 500_000, True),
+        ("1.5 crores", "1,50,00,000", True),
+        ("2,5 Millionen Euro", 2_500_000, True),
+        ("3 millions", 3_000_000, True),
+        ("It is 5.1.", torch.tensor(5.1), True),
+        ("It is 5.2.", torch.tensor(5.1), False),
         ("It is −3.", "3", False),
         ("It is 3.", "−3", False),
         ("The answer is 1,5.", "1,5", True),

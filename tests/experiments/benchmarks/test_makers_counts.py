@@ -188,6 +188,9 @@ def test_off_scale_replies_are_marked_and_counted(capfd: pytest.CaptureFixture[s
     assert {item["id"]: item["off_scale"] for item in items}["5"] == [False]
     strict = Run(capfd, *command, "--replay-format", "flex-judge").json
     assert (strict["scored"], strict["off_scale"]) == (1, 0)
+    fewer = write_replies(*rows[:3])
+    partial = Run(capfd, *command[:4], "--replay", fewer, "--json").json
+    assert "3 of 3 replies have scores off our scale; their order counts" in partial["notes"]
 
 
 def test_reply_format_is_checked(capfd: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -249,6 +249,20 @@ def test_a_row_that_became_invalid_is_no_longer_judged() -> None:
 
 
 @pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
+@pytest.mark.parametrize("correction", [['{"id": "r1", "prompt": "Hi", "responses": ["c"]}'], []])
+def test_resumes_after_a_row_that_could_not_be_read_was_corrected_or_deleted(out: str, correction: list[str]) -> None:
+    first, last = (f'{{"id": "r{i}", "prompt": "Hi", "responses": ["a"]}}' for i in (0, 2))
+    Path("in.jsonl").write_text("\n".join([first, '{"id": "r1", "prompt"', last]))
+    command = [*(argument if argument != "c.jsonl" else "in.jsonl" for argument in COMMAND), "--out", out]
+    assert main(command) == 1
+    assert [row["id"] for row in read_rows(out)] == ["r0", "2", "r2"]
+    Path("in.jsonl").write_text("\n".join([first, *correction, last]))
+    assert main(command) == 0
+    ids = ["r0", "r1", "r2"] if correction else ["r0", "r2"]
+    assert [(row["id"], row["status"]) for row in read_rows(out)] == [(id_, "ok") for id_ in ids]
+
+
+@pytest.mark.parametrize("out", ["o.jsonl", "o.parquet"])
 def test_rejects_an_output_in_use_by_another_process(out: str, capfd: pytest.CaptureFixture[str]) -> None:
     write_rows(3)
     working = Path(out if out.endswith(".jsonl") else f"{out}.jsonl")

@@ -238,6 +238,21 @@ def test_truncated_audio_is_detected_on_opening() -> None:
         make_audio(data[: len(data) // 2])
 
 
+def test_truncated_animation_is_rejected_and_a_missing_trailer_is_not() -> None:
+    frames = [Image.fromarray(np.roll(PIXELS, k, axis=0)) for k in range(3)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=500)
+    data = file.getvalue()
+    for size in (len(data) - 3, len(data) * 2 // 3):
+        with pytest.raises(MediaError, match="is truncated"):
+            make_video(data[:size])
+        with pytest.raises(MediaError, match="is truncated"):
+            make_image(data[:size])
+    for whole in (data, data[:-1], data + b"appended"):
+        make_video(whole)
+        make_image(whole)
+
+
 def test_audio_file_without_samples_is_rejected() -> None:
     with pytest.raises(MediaError, match="contains no audio that can be decoded"):
         make_audio(wav([]))
