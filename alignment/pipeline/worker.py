@@ -128,7 +128,8 @@ class ShardWorker:
                     parse_prompt_row, data, where, number, self._job.columns, self._job.source.folder
                 )
             except (UsageError, MemoryError, RecursionError) as e:
-                return _FailedRow(None, INVALID, to_one_line(e) or f"{where}: does not fit into memory")
+                problem = to_one_line(e) or f"{where}: does not fit into memory"
+                return _FailedRow(_find_id(data, self._job.columns.id), INVALID, problem)
             try:
                 result = await work(row)
             # Before UsageError, which is the base class of AccessError.
@@ -174,3 +175,9 @@ class ShardWorker:
         if isinstance(error, EngineLostError):
             return _FailedRow(id, "engine_lost", f"{where}: {message}", needs_retry=True)
         return _FailedRow(id, "failed", f"{where}: {type(error).__name__}: {message}", needs_retry=True)
+
+
+def _find_id(data: Mapping[str, Any], column: str) -> str | None:
+    """Return the id of a row that cannot be read otherwise; None if it has none."""
+    value = data.get(column)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None

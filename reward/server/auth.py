@@ -70,7 +70,7 @@ async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int],
 
 
 def parse_strict_json(data: bytes | str, field: str = "body", max_depth: int = MAX_DEPTH) -> Any:
-    """Parse standard JSON (without NaN and Infinity) of limited nesting depth.
+    """Parse standard JSON (without NaN, Infinity and repeated fields) of limited nesting depth.
 
     Args:
         data: the text, or its UTF-8 bytes.
@@ -82,11 +82,21 @@ def parse_strict_json(data: bytes | str, field: str = "body", max_depth: int = M
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=_reject_constant)
+        value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_make_object)
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)[:200]
         raise FieldError.at_field(field, f"not JSON: {reason}") from e
     check_depth(value, field, max_depth)
+    return value
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; a repeated field would silently replace the first one."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {repeated[:60]!r} occurs twice in one object")
     return value
 
 

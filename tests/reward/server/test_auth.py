@@ -177,6 +177,7 @@ HOSTILE: list[tuple[str, str]] = [
     ("{", "body"),
     ("{}", ""),
     ('{"a": NaN}', "body"),
+    ('{"a": 1, "a": 2}', "body"),
     ('{"a": -Infinity}', "body"),
     ('{"a": 1' + "0" * 5000 + "}", "body"),
     (DEEP, "body"),
