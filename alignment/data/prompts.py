@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FIELDS = ("prompt", "id", "images")
 """Fields of a prompt that can be mapped to other columns."""
 MOLECULES = "molecules"
-"""Column with SMILES strings, one for each molecule mark in the prompt."""
+"""Column with SMILES strings of the molecules in the prompt."""
 
 
 @dataclass(frozen=True)
