@@ -100,7 +100,7 @@ def test_fitting_image_is_unchanged() -> None:
 def test_truncated_image_is_named_in_the_error(form: str, tmp_path: Any) -> None:
     data = picture(noise(), form)
     (tmp_path / "cat.jpg").write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(MediaError, match=r"cat\.jpg: cannot be read as image: .*truncated"):
+    with pytest.raises(MediaError, match=r"cat\.jpg: .*truncated"):
         prepare(make_image(tmp_path / "cat.jpg"))
 
 
