@@ -258,7 +258,7 @@ def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) ->
         )
         cluster_check = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert process.returncode == 0, process.stderr
-    assert "failed: invalid_input" in process.stdout
+    assert "failed: invalid input" in process.stdout
     assert (run / "best_of_n.jsonl").read_text() == uninterrupted["best_of_n"]
     assert (run / "judgments.jsonl").read_text() == uninterrupted["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()
