@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 ANSWER = "It is 21 degrees in Rome."
 QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
-TAUGHT_STEPS, LEARNING_RATE = 60, 5e-3
+MAX_STEPS, ENOUGH, LEARNING_RATE = 300, 0.02, 3e-3
 
 
 def get_weather(city: str) -> str:
@@ -72,12 +72,16 @@ def calling_policy() -> tuple[Any, Any]:
         labels = [-100] * len(prompt_ids) + target_ids
         batches.append((torch.tensor([prompt_ids + target_ids]), torch.tensor([labels])))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    for _ in range(TAUGHT_STEPS):
+    for _ in range(MAX_STEPS):
+        losses = []
         for input_ids, labels in batches:
             loss = model(input_ids=input_ids, labels=labels).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            losses.append(loss.item())
+        if max(losses) < ENOUGH:
+            break
     return model, tokenizer
 
 

@@ -107,7 +107,7 @@ async def test_judges_tool_calls_and_images_of_a_rollout(service: FakeService) -
     (row,) = service.seen[0].body["samples"]
     assert [part["type"] for part in row["prompt"][0]["content"]] == ["image", "text"]
     assert row["response"] == [
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "zoomed", "tool_call_id": "1"},
         {"role": "assistant", "content": "Red."},
     ]
