@@ -100,6 +100,15 @@ def is_input_error(error: BaseException) -> bool:
     return is_of_row and not isinstance(error, SETUP_ERRORS)
 
 
+def describe_input_error(error: BaseException) -> str:
+    """Describe an error of one input, see `is_input_error`, in one line."""
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    return to_one_line(error)
+
+
 def to_one_line(error: object) -> str:
     """Format an error or any other text as a single line, with runs of white space collapsed."""
     return " ".join(str(error).split())

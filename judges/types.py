@@ -110,7 +110,8 @@ class Comparison:
             MediaError: a medium cannot be read.
         """
         reader = reader or ConversationReader(open_local_media)
-        media = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audios}
+        sources = {Modality.IMAGE: images, Modality.VIDEO: videos, Modality.AUDIO: audios}
+        media = {m: {f"{m}s[{i}]": source for i, source in enumerate(values)} for m, values in sources.items()}
         messages = reader.read_prompt(prompt, media, tools)
         name = "response" if len(responses) == 1 else "responses[{}]"
         contents = tuple(reader.read_response(r, view, name.format(i)) for i, r in enumerate(responses))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from flex_judge.judges.conversations.guards import convert_foreign_errors
@@ -22,36 +21,32 @@ PROMPT_COLUMNS = (*MEDIA_COLUMN_NAMES, TOOLS_COLUMN)
 _ARRAY_DIMENSIONS = {Modality.IMAGE: 3, Modality.VIDEO: 4}
 
 
-@dataclass(frozen=True)
-class RowMedia:
-    """Media of a row, not opened yet."""
-
-    sources: dict[Modality, list[Any]] = field(default_factory=dict)
-    fields: dict[Modality, list[str]] = field(default_factory=dict)
-    """Name of each medium in error messages: its column, and its index in a list."""
-
-
-def find_media(row: Mapping[str, Any], columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS) -> RowMedia:
+def find_media(
+    row: Mapping[str, Any], columns: Mapping[Modality, tuple[str, ...]] = MEDIA_COLUMNS
+) -> dict[Modality, dict[str, Any]]:
     """Find the media columns of a row that have a value.
 
     Args:
         row: the row; other columns are ignored.
         columns: names of the columns of each modality.
 
+    Returns:
+        The sources of each modality, not opened yet, by their place in the row: the column, and the index in a list.
+
     Raises:
         UsageError: two columns of one modality have different values.
     """
-    found = RowMedia()
+    found: dict[Modality, dict[str, Any]] = {}
     for modality, names in columns.items():
         for name in names:
-            sources = _list_sources(row.get(name), modality)
+            sources = {name + place: source for place, source in _list_sources(row.get(name), modality).items()}
             if all(is_empty(source) for source in sources.values()):
                 continue
-            if modality not in found.sources:
-                found.sources[modality] = list(sources.values())
-                found.fields[modality] = [name + place for place in sources]
-            elif not all(any(_is_same(a, b) for b in found.sources[modality]) for a in sources.values()):
-                other = found.fields[modality][0].partition("[")[0]
+            others = found.get(modality)
+            if others is None:
+                found[modality] = sources
+            elif not all(any(_is_same(a, b) for b in others.values()) for a in sources.values()):
+                other = next(iter(others)).partition("[")[0]
                 raise UsageError.at_field(name, f"differs from {other!r}, which has {modality}s too; keep one of them")
     return found
 
@@ -78,15 +73,9 @@ def read_row_prompt(
     """
     with convert_foreign_errors(prefix + prompt):
         media = find_media(row, columns)
-    names = {modality: [prefix + name for name in fields] for modality, fields in media.fields.items()}
-    return reader.read_prompt(
-        row.get(prompt),
-        media.sources,
-        row.get(TOOLS_COLUMN),
-        field=prefix + prompt,
-        media_fields=names,
-        tools_field=prefix + TOOLS_COLUMN,
-    )
+    named = {m: {prefix + name: source for name, source in sources.items()} for m, sources in media.items()}
+    field, tools_field = prefix + prompt, prefix + TOOLS_COLUMN
+    return reader.read_prompt(row.get(prompt), named, row.get(TOOLS_COLUMN), field=field, tools_field=tools_field)
 
 
 def _list_sources(value: Any, modality: Modality) -> dict[str, Any]:

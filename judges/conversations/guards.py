@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flex_judge.judges.conversations.values import describe_value, to_plain_value
-from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import JudgeError, UsageError, describe_input_error, get_first_line
 
 
 def read_text(value: Any, field: str) -> str:
@@ -36,10 +36,7 @@ def convert_foreign_errors(field: str) -> Iterator[None]:
         yield
     except JudgeError:
         raise
-    except RecursionError as e:
-        raise UsageError.at_field(field, "is nested too deeply") from e
-    except MemoryError as e:
-        raise UsageError.at_field(field, "does not fit into memory") from e
+    except (RecursionError, MemoryError) as e:
+        raise UsageError.at_field(field, describe_input_error(e)) from e
     except Exception as e:
-        problem = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UsageError.at_field(field, f"cannot be read: {problem:.200}") from e
+        raise UsageError.at_field(field, f"cannot be read: {get_first_line(e, 200)}") from e

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media
 
 Part = str | Media
@@ -89,6 +90,18 @@ class Trajectory:
 
 Response = Content | Trajectory
 """A response: text, text and media, or a trajectory."""
+
+
+def read_view(value: Any, field: str) -> View:
+    """Return a view by its name.
+
+    Raises:
+        UsageError: there is no such view; the error has the field.
+    """
+    for view in VIEWS:
+        if value == view:
+            return view
+    raise UsageError.at_field(field, f"expected one of {', '.join(VIEWS)}, got {value!r:.80}")
 
 
 def select_view(response: Response, view: View) -> Response:

@@ -14,13 +14,17 @@ from flex_judge.judges.media.types import Media
 Json = dict[str, Any]
 EncodeMedium = Callable[[Media], Json]
 """Function that makes the part of a message for a medium."""
+EncodeDefinition = Callable[[str], Any]
+"""Function that makes the value for the JSON text of a tool definition."""
 MAX_DEPTH = 64
 """Maximum depth of arguments and definitions; deeper ones stay text, because the code of templates is recursive."""
 TOOL_ROLES = ("tool", "function")
 """Roles of the results of tool calls; `function` is the older one."""
 
 
-def message_to_openai(message: Message, encode_medium: EncodeMedium) -> Json:
+def message_to_openai(
+    message: Message, encode_medium: EncodeMedium, encode_definition: EncodeDefinition | None = None
+) -> Json:
     """Convert a message to OpenAI's format: arguments of calls are JSON text, and empty content beside calls is null.
 
     `ConversationReader` reads the same message from the result, if it can read the media. Tool definitions are in the
@@ -29,17 +33,19 @@ def message_to_openai(message: Message, encode_medium: EncodeMedium) -> Json:
     Args:
         message: the message.
         encode_medium: makes the part for a medium.
+        encode_definition: makes the value for a tool definition; None uses `definition_to_openai`.
 
     Example:
         >>> message_to_openai(Message("assistant", tool_calls=(ToolCall("now"),)), encode_medium)["tool_calls"]
         [{'type': 'function', 'function': {'name': 'now', 'arguments': ''}}]
     """
     content = content_to_openai(message.content, encode_medium)
+    encode_definition = encode_definition or definition_to_openai
     return {
         "role": message.role,
         "content": None if message.tool_calls and message.content in ("", ()) else content,
         **_make_fields(message, lambda text: text),
-        **({"tools": [definition_to_openai(tool) for tool in message.tools]} if message.tools else {}),
+        **({"tools": [encode_definition(tool) for tool in message.tools]} if message.tools else {}),
     }
 
 
@@ -55,10 +61,12 @@ def message_to_template(message: Message, content: Any) -> Json:
     return {"role": message.role, "content": content, **_make_fields(message, parse_arguments)}
 
 
-def response_to_openai(response: Response, encode_medium: EncodeMedium) -> Any:
+def response_to_openai(
+    response: Response, encode_medium: EncodeMedium, encode_definition: EncodeDefinition | None = None
+) -> Any:
     """Convert a response to JSON: text is text, parts are a list of parts, and a trajectory is a list of messages."""
     if isinstance(response, Trajectory):
-        return [message_to_openai(message, encode_medium) for message in response.messages]
+        return [message_to_openai(message, encode_medium, encode_definition) for message in response.messages]
     return content_to_openai(response, encode_medium)
 
 

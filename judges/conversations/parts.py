@@ -226,8 +226,8 @@ def _fill_marks(
     messages: list[list[str | Media | Pending]], modality: Modality, media: list[Media], field: str
 ) -> list[Media]:
     """Replace the marks of a modality by media, and return the media that are left: all, if there are no marks."""
-    mark = MARKS.get(modality)
-    if mark is None or not media:  # Without media, a text may be about the mark: `<video>` is also an HTML tag.
+    mark = MARKS[modality]
+    if not media:  # Without media, a text may be about the mark: `<video>` is also an HTML tag.
         return media
     marks = _count_marks(messages, mark)
     if not marks:

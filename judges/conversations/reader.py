@@ -85,10 +85,9 @@ class ConversationReader:
     def read_prompt(
         self,
         prompt: Any,
-        media: Mapping[Modality, Sequence[Any]] | None = None,
+        media: Mapping[Modality, Mapping[str, Any]] | None = None,
         tools: Any = None,
         field: str = "prompt",
-        media_fields: Mapping[Modality, Sequence[str]] | None = None,
         tools_field: str = "tools",
     ) -> tuple[Message, ...]:
         """Read a prompt with the media and tools of its row.
@@ -99,10 +98,10 @@ class ConversationReader:
 
         Args:
             prompt: text or messages.
-            media: sources of the row's media by modality; null entries are skipped.
+            media: sources of the row's media by modality, each under its name in error messages; null entries are
+                skipped.
             tools: definitions of the tools that the model could call.
             field: name of the prompt in error messages.
-            media_fields: name of each medium in error messages; `images[0]` and so on by default.
             tools_field: name of the tools in error messages.
 
         Raises:
@@ -112,10 +111,9 @@ class ConversationReader:
         with convert_foreign_errors(field):
             opened: dict[Modality, list[Media]] = {}
             for modality, sources in (media or {}).items():
-                names = (media_fields or {}).get(modality) or [f"{modality}s[{i}]" for i in range(len(sources))]
                 opened[modality] = [
                     self._open(modality, unwrap_source(source), name)
-                    for source, name in zip(sources, names, strict=True)
+                    for name, source in sources.items()
                     if not is_empty(source)
                 ]
             plain = to_plain_value(prompt)
@@ -146,11 +144,10 @@ class ConversationReader:
             plain = to_plain_value(response)
             if isinstance(plain, Trajectory):
                 return select_view(plain, view)
-            if isinstance(plain, Message) or _is_message(plain):
-                plain = [plain]
-            if not (isinstance(plain, list) and plain and all(_is_message(m) for m in plain)):
+            items = [_find_message(item) for item in (plain if isinstance(plain, list) else [plain])]
+            if not items or any(item is None for item in items):
                 return self._read_content(plain, field)
-            messages = [self._finish_message(self._read_message(m, f"{field}[{i}]")) for i, m in enumerate(plain)]
+            messages = [self._finish_message(self._read_message(m, f"{field}[{i}]")) for i, m in enumerate(items)]
             if len(messages) == 1 and messages[0].is_plain and messages[0].role == ASSISTANT:
                 return messages[0].content
             return select_view(Trajectory(tuple(messages)), view)
@@ -266,7 +263,8 @@ class _PromptMessage:
 
 def _list_messages(value: Any, field: str) -> Iterator[Any]:
     if not isinstance(value, list):
-        value = [value] if _is_message(value) else value
+        message = _find_message(value)
+        value = value if message is None else [message]
     if not isinstance(value, list):
         raise UsageError.at_field(field, f"expected text or a list of messages, got {describe_value(value)}")
     if not value:
@@ -274,11 +272,12 @@ def _list_messages(value: Any, field: str) -> Iterator[Any]:
     return iter(value)
 
 
-def _is_message(value: Any) -> bool:
+def _find_message(value: Any) -> Message | Mapping[str, Any] | None:
+    """Return a message as it is, or the fields of one; None for other values."""
     if isinstance(value, Message):
-        return True
+        return value
     row = None if isinstance(value, str | Media) else to_mapping(value)
-    return row is not None and "role" in row
+    return row if row is not None and "role" in row else None
 
 
 def _finish_parts(parts: Sequence[Part | Pending]) -> Content:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
-from flex_judge.judges.conversations.messages import VIEWS, View
+from flex_judge.judges.conversations.messages import View, read_view
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
@@ -246,9 +246,7 @@ def _parse_row(
 
 def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """Read the prompt and the responses of a row."""
-    view = data.get("view", "full")
-    if view not in VIEWS:
-        raise UsageError.at_field("view", f"expected one of {', '.join(VIEWS)}, got {view!r:.80}")
+    view = read_view(data.get("view", "full"), "view")
     prompt = read_row_prompt(reader, data)
     responses = [reader.read_response(r, view, f"responses[{i}]") for i, r in enumerate(data["responses"])]
     return prompt, tuple(responses)

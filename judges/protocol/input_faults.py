@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
-from flex_judge.judges.errors import MediaError, is_input_error, to_one_line
+from flex_judge.judges.errors import MediaError, describe_input_error, is_input_error
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Comparison, Message, Response, split_content
 
@@ -55,7 +55,7 @@ async def find_input_fault(error: Exception, comparison: Comparison, render: Ren
         problems.append(await _find_part_problem(error, [response], part, plain, render))
     found = [problem.locate(f"responses[{k}]") for k, problem in enumerate(problems) if problem]
     if not found:
-        return InputFault(_describe_error(error))
+        return InputFault(describe_input_error(error))
     more = f" (and {len(found) - MAX_PROBLEMS} more)" if len(found) > MAX_PROBLEMS else ""
     return InputFault("; ".join(found[:MAX_PROBLEMS]) + more, tuple(p.locate() if p else "" for p in problems))
 
@@ -101,16 +101,8 @@ async def _find_problem(comparison: Comparison, render: RenderComparison) -> str
     except Exception as e:
         if not is_input_error(e):
             raise
-        return _describe_error(e)
+        return describe_input_error(e)
     return ""
-
-
-def _describe_error(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "does not fit into memory"
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    return to_one_line(error)
 
 
 def _iter_media(contents: list[Response]) -> Iterator[Media]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from flex_judge.judges.conversations.openai import content_to_openai, message_to_openai
+from flex_judge.judges.conversations.openai import message_to_openai, response_to_openai
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.types import Comparison, Message, Response, Trajectory
+from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.reward.types import Reward, Sample
 
 Json = dict[str, Any]
@@ -61,20 +61,14 @@ def encode_sample(sample: Sample) -> tuple[Json, dict[str, Media]]:
     return row, media
 
 
+# Definitions of tools stay the text that they are, so that the service computes the same digest.
 def _encode_prompt(messages: tuple[Message, ...], media: dict[str, Media]) -> list[Json]:
-    return [_encode_message(message, media) for message in messages]
+    return [message_to_openai(message, partial(_encode_part, media=media), str) for message in messages]
 
 
 def _encode_response(response: Response, media: dict[str, Media]) -> str | list[Json]:
-    if isinstance(response, Trajectory):
-        return [_encode_message(message, media) for message in response.messages]
-    return content_to_openai(response, partial(_encode_part, media=media))
-
-
-def _encode_message(message: Message, media: dict[str, Media]) -> Json:
-    row = message_to_openai(message, partial(_encode_part, media=media))
-    # Definitions stay the text that they are, so that the service computes the same digest.
-    return {**row, "tools": list(message.tools)} if message.tools else row
+    encoded: str | list[Json] = response_to_openai(response, partial(_encode_part, media=media), str)
+    return encoded
 
 
 def _encode_part(medium: Media, media: dict[str, Media]) -> Json:

@@ -159,9 +159,11 @@ def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for name in PROMPT_COLUMNS:
         values = columns.get(name)
-        if values is None or (name == TOOLS_COLUMN and not _is_column(values, count)):
-            continue  # trainers with tools of their own may pass them under the same name
+        if values is None:
+            continue
         if not _is_column(values, count):
+            if name == TOOLS_COLUMN:  # trainers with tools of their own may pass them under the same name
+                continue
             raise UsageError(f"{name}: expected a column with one value for each of {count} completions")
         for row, value in zip(rows, values, strict=True):
             if value is not None:

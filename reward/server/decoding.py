@@ -7,15 +7,14 @@ field, and no string is ever used as a path.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
-from flex_judge.judges.conversations.messages import VIEWS, View
+from flex_judge.judges.conversations.messages import read_view
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Media, Modality
@@ -54,17 +53,16 @@ def decode_comparison(row: Any, field: str, media: ResolveMedia) -> Comparison:
         media: called for each media reference, in the order of the row.
 
     Raises:
-        FieldError: a field is missing, unknown or invalid.
+        UsageError: a field is missing, unknown or invalid; the error has the `field`.
     """
     optional = (*PROMPT_COLUMNS, "view", "rubric", "id", "sample_index")
     row = check_fields(row, field, ("prompt", "responses"), optional)
     responses = expect_list(row["responses"], f"{field}.responses")
     if not responses:
         raise FieldError.at_field(f"{field}.responses", "expected one response or more, got an empty list")
-    reader, view = _make_reader(media), _expect_view(row, field)
-    with _convert_reader_errors():
-        prompt = read_row_prompt(reader, row, prefix=f"{field}.")
-        contents = [reader.read_response(r, view, f"{field}.responses[{i}]") for i, r in enumerate(responses)]
+    reader, view = _make_reader(media), read_view(row.get("view", "full"), f"{field}.view")
+    prompt = read_row_prompt(reader, row, prefix=f"{field}.")
+    contents = [reader.read_response(r, view, f"{field}.responses[{i}]") for i, r in enumerate(responses)]
     return Comparison(
         expect_text(row.get("id", ""), f"{field}.id"),
         prompt,
@@ -81,15 +79,14 @@ def decode_sample(row: Any, field: str, media: ResolveMedia) -> Sample:
     """
     optional = (*PROMPT_COLUMNS, "view", "baseline", "group", "problem")
     row = check_fields(row, field, ("prompt", "response"), optional)
-    reader, view = _make_reader(media), _expect_view(row, field)
-    with _convert_reader_errors():
-        return Sample(
-            read_row_prompt(reader, row, prefix=f"{field}."),
-            reader.read_response(row["response"], view, f"{field}.response"),
-            reader.read_response(row["baseline"], view, f"{field}.baseline") if "baseline" in row else None,
-            expect_text(row["group"], f"{field}.group") if "group" in row else None,
-            expect_text(row.get("problem", ""), f"{field}.problem"),
-        )
+    reader, view = _make_reader(media), read_view(row.get("view", "full"), f"{field}.view")
+    return Sample(
+        read_row_prompt(reader, row, prefix=f"{field}."),
+        reader.read_response(row["response"], view, f"{field}.response"),
+        reader.read_response(row["baseline"], view, f"{field}.baseline") if "baseline" in row else None,
+        expect_text(row["group"], f"{field}.group") if "group" in row else None,
+        expect_text(row.get("problem", ""), f"{field}.problem"),
+    )
 
 
 def _make_reader(media: ResolveMedia) -> ConversationReader:
@@ -105,24 +102,6 @@ def _make_reader(media: ResolveMedia) -> ConversationReader:
         return media(source, modality, field)
 
     return ConversationReader(open_media, strict=True)
-
-
-@contextmanager
-def _convert_reader_errors() -> Iterator[None]:
-    """Convert the reader's errors to a FieldError."""
-    try:
-        yield
-    except FieldError:
-        raise
-    except UsageError as e:
-        raise FieldError(str(e), e.field) from e
-
-
-def _expect_view(row: Mapping[str, Any], field: str) -> View:
-    for view in VIEWS:
-        if row.get("view", "full") == view:
-            return view
-    raise FieldError.at_field(f"{field}.view", f"expected one of {', '.join(VIEWS)}, got {row['view']!r:.80}")
 
 
 def decode_reference(value: Any, modality: Modality, field: str) -> MediaReference:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flex_judge.judges.errors import RenderError, UsageError, is_input_error, to_one_line
+from flex_judge.judges.errors import RenderError, UsageError, describe_input_error, is_input_error, to_one_line
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.types import Reward, RewardSpec, Sample
@@ -43,7 +43,7 @@ class RowFailure:
             return cls(to_one_line(error), Status.TIMEOUT)  # another try may succeed
         if not is_input_error(error):
             raise error
-        problem = to_one_line(error) or "does not fit into memory"  # MemoryError has no message
+        problem = describe_input_error(error)
         if isinstance(error, UsageError) and error.field:
             return cls(problem, field=error.field)
         return cls(f"{field}: {problem}" if field else problem, field=field)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
 from flex_judge.judges.engines import load_engine, resolve_engine
-from flex_judge.judges.errors import NotRecordedError, RenderError, UsageError, is_input_error, to_one_line
+from flex_judge.judges.errors import (
+    NotRecordedError,
+    RenderError,
+    UsageError,
+    describe_input_error,
+    is_input_error,
+    to_one_line,
+)
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models import check_model
@@ -245,8 +252,8 @@ class JudgeQueue:
         """
         if not is_input_error(error):
             raise error
-        problem = to_one_line(error) or "does not fit into memory"  # MemoryError has no message
-        self._errors[row.id] = problem = _name_row(row, problem.removeprefix(f"comparison {row.id!r}: "))
+        problem = describe_input_error(error).removeprefix(f"comparison {row.id!r}: ")
+        self._errors[row.id] = problem = _name_row(row, problem)
         judgment = Judgment.from_failure(row.id, Status.INVALID_INPUT, problem, provenance={"row": row.where})
         self._judgments[row.id] = judgment
         self._store(judgment)

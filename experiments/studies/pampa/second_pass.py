@@ -142,8 +142,10 @@ class _Continuer:
         async def continue_one(numbers: tuple[int, int]) -> str | None:
             row_number, answer_number = numbers
             question = questions[row_number]
-            media = {Modality.MOLECULE: list(question["molecules"])}
-            prompt = ConversationReader(open_local_media).read_prompt(question["prompt"], media)
+            molecules = {f"molecules[{i}]": smiles for i, smiles in enumerate(question["molecules"])}
+            prompt = ConversationReader(open_local_media).read_prompt(
+                question["prompt"], {Modality.MOLECULE: molecules}
+            )
             return await self._continue_answer(prompt, rows[row_number]["responses"][answer_number], answer_number)
 
         texts: dict[int, str | None] = {}
