@@ -113,18 +113,23 @@ def _refer_to_row(model: str) -> WithJsonSchema:
     return WithJsonSchema({"$ref": REFERENCES.format(model=model)})
 
 
-class ComparisonRow(StrictModel):
-    """One question and the responses that are judged together."""
+class _PromptRow(StrictModel):
+    """Base of rows with a prompt."""
 
     prompt: Prompt
-    responses: list[Response]
-    """One response is scored alone, two are a pair, more a list; the rubric must support that number."""
     images: MediaList = []
     videos: MediaList = []
     audios: MediaList = []
     molecules: Molecules = []
     tools: Tools = None
     view: ViewName = "full"
+
+
+class ComparisonRow(_PromptRow):
+    """One question and the responses that are judged together."""
+
+    responses: list[Response]
+    """One response is scored alone, two are a pair, more a list; the rubric must support that number."""
     rubric: str = "general"
     """Name of a rubric."""
     id: str = ""
@@ -147,10 +152,9 @@ class JudgeResponse(BaseModel):
     judgments: list[Judgment]
 
 
-class SampleRow(StrictModel):
+class SampleRow(_PromptRow):
     """One completion of one prompt."""
 
-    prompt: Prompt
     response: Response
     baseline: Response = None
     """Answer that the response is compared with, for the method `baseline`."""
@@ -158,12 +162,6 @@ class SampleRow(StrictModel):
     """Name that separates groups with the same prompt."""
     problem: str = ""
     """Reason why the response cannot be judged; its reward is then null, and its group does not wait for it."""
-    images: MediaList = []
-    videos: MediaList = []
-    audios: MediaList = []
-    molecules: Molecules = []
-    tools: Tools = None
-    view: ViewName = "full"
 
 
 class RewardsRequest(StrictModel):
