@@ -140,8 +140,8 @@ def _read_messages(
     try:
         row = {**data, columns.prompt: _drop_final_answer(data[columns.prompt], columns.prompt)}
         return read_row_prompt(reader, row, columns.prompt, media_columns)
-    except UsageError as e:  # type(e) keeps a MediaError a MediaError
-        raise type(e)(f"{where}, field {e.field!r}: {e.problem}") from e
+    except UsageError as e:
+        raise e.locate(where) from e
 
 
 def _add_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:

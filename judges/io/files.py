@@ -63,8 +63,8 @@ class ComparisonFileRow:
         reader = ConversationReader(make_folder_opener(self.folder))
         try:
             prompt, responses = _read_row(reader, self.data)
-        except UsageError as e:  # type(e) keeps a MediaError a MediaError
-            raise type(e)(f"{self.where}, field {e.field!r}: {e.problem}") from e
+        except UsageError as e:
+            raise e.locate(self.where) from e
         return Comparison(self.id, prompt, responses, self.rubric)
 
 
@@ -236,7 +236,7 @@ def _parse_row(
     try:
         _read_row(ConversationReader(make_placeholder), data)
     except UsageError as e:
-        raise UsageError(f"{where}, field {e.field!r}: {e.problem}") from e
+        raise e.locate(where) from e
     return row
 
 
