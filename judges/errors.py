@@ -32,6 +32,10 @@ class UsageError(JudgeError, ValueError):
         """The message without the field."""
         return str(self).removeprefix(f"{self.field}: ") if self.field else str(self)
 
+    def locate(self, where: str) -> Self:
+        """Create an error of the same type whose message names the row too, such as `file, row 3, field 'prompt'`."""
+        return type(self)(f"{where}, field {self.field!r}: {self.problem}")
+
 
 class ModelNotFoundError(UsageError):
     """Model name that is neither embedded, nor a local folder, nor reachable on the hub."""

@@ -104,7 +104,7 @@ def simplify_notation(text: str) -> str:
         text = _rewrite_unicode(text)
     if "\\" in text:
         text = _rewrite_latex(text)
-    text = _EXPONENT.sub(lambda m: f"^{m[1] or m[3] or ''}{m[2] or m[4]}", text.replace("{,}", ",").replace("{.}", "."))
+    text = _EXPONENT.sub(_write_exponent, text.replace("{,}", ",").replace("{.}", "."))
     text = _LATEX_SUBSCRIPT.sub("", _OTHER_EXPONENT.sub("^x", text))
     text = _ROOT.sub(SYMBOLIC, _EMPHASIS.sub(" ", _POWER.sub("^", text)))
     text = _SPACED_SLASH.sub("/", text)
@@ -145,7 +145,7 @@ def _rewrite_latex(text: str) -> str:
     for char in "%$#&_":
         text = text.replace(f"\\{char}", char)
     text = _NUMERIC_FRACTION.sub(_write_fraction, text)
-    text = _EXPONENT.sub(lambda m: f"^{m[1] or m[3] or ''}{m[2] or m[4]}", text)
+    text = _EXPONENT.sub(_write_exponent, text)
     for _ in range(3):  # commands may be nested
         text = _SYMBOLIC_GROUPS.sub(SYMBOLIC, _ROOT.sub(SYMBOLIC, text))
         text = _NUMERIC_FRACTION.sub(_write_fraction, _COMMAND_WITH_TEXT.sub(_unwrap_command, text))
@@ -157,6 +157,10 @@ def _unwrap_command(match: re.Match[str]) -> str:
     content = match[1]
     # A letter directly before a digit would hide the number.
     return f"{content} " if content[-1:].isalpha() else content
+
+
+def _write_exponent(match: re.Match[str]) -> str:
+    return f"^{match[1] or match[3] or ''}{match[2] or match[4]}"
 
 
 def _write_fraction(match: re.Match[str]) -> str:

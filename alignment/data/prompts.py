@@ -13,6 +13,7 @@ from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMN
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_rows import is_row_id
 from flex_judge.judges.io.json_values import to_json_value
 from flex_judge.judges.media.paths import MediaFolders, make_folder_opener
 from flex_judge.judges.media.types import Modality
@@ -119,7 +120,7 @@ def parse_prompt_row(
     row_id = data.get(columns.id)
     if row_id is None:
         row_id = number
-    if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
+    if not is_row_id(row_id):
         raise UsageError(f"{where}, field {columns.id!r}: expected a string or an integer, got {reprlib.repr(row_id)}")
     messages = _read_messages(data, where, columns, folder)
     if columns.system is not None:
@@ -139,8 +140,8 @@ def _read_messages(
     try:
         row = {**data, columns.prompt: _drop_final_answer(data[columns.prompt], columns.prompt)}
         return read_row_prompt(reader, row, columns.prompt, media_columns)
-    except UsageError as e:  # type(e) keeps a MediaError a MediaError
-        raise type(e)(f"{where}, field {e.field!r}: {e.problem}") from e
+    except UsageError as e:
+        raise e.locate(where) from e
 
 
 def _add_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
@@ -157,9 +158,10 @@ def _drop_final_answer(prompt: Any, field: str) -> Any:
         if not prompt.strip():
             raise UsageError.at_field(field, "expected text, got only white space")
         return prompt
-    if not isinstance(prompt, list) or not all(to_mapping(message) is not None for message in prompt):
+    messages = [to_mapping(message) for message in prompt] if isinstance(prompt, list) else [None]
+    roles = [message.get("role") for message in messages if message is not None]
+    if len(roles) < len(messages):
         raise UsageError.at_field(field, f"expected text or a list of messages, got {reprlib.repr(prompt)}")
-    roles = [(to_mapping(message) or {}).get("role") for message in prompt]
     end = len(prompt)
     while end and roles[end - 1] == "assistant":
         end -= 1

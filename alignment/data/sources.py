@@ -18,6 +18,7 @@ from flex_judge.judges.io.json_rows import (
     LocatedRow,
     NeedsColumn,
     is_blank,
+    iterate_row_lines,
     need_all,
     parse_row,
     read_json_file,
@@ -131,7 +132,7 @@ class JsonLinesFile(_RowFile):
         """
         path = path.absolute()  # workers may have another working directory
         if not detect_form(path).is_plain:
-            return cls(path, _compute_digest(path), sum(1 for _ in read_json_lines(path)), offsets=None)
+            return cls(path, _compute_digest(path), sum(1 for _ in iterate_row_lines(path)), offsets=None)
         digest, count, offset = hashlib.sha256(), 0, 0
         offsets = []
         with path.open("rb") as file:

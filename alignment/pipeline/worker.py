@@ -22,7 +22,7 @@ from flex_judge.judges.errors import (
     UsageError,
     to_one_line,
 )
-from flex_judge.judges.io.json_rows import LocatedRow
+from flex_judge.judges.io.json_rows import LocatedRow, is_row_id
 from flex_judge.judges.judgments import Status
 
 FAILED_TABLE = "failed"
@@ -180,4 +180,4 @@ class ShardWorker:
 def _find_id(data: Mapping[str, Any], column: str) -> str | None:
     """Return the id of a row that cannot be read otherwise; None if it has none."""
     value = data.get(column)
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+    return str(value) if is_row_id(value) else None

@@ -163,6 +163,6 @@ def _read_rows(rows: Any, name: str) -> Iterator[ToolRow]:
         try:
             prompt = read_row_prompt(reader, row)
             answers = {column: reader.read_response(row[column], field=column) for column in answer_columns}
-        except UsageError as e:  # type(e) keeps a MediaError a MediaError
-            raise type(e)(f"{where}, field {e.field!r}: {e.problem}") from e
+        except UsageError as e:
+            raise e.locate(where) from e
         yield PromptRow(str(row.get("id") or number), prompt, where=where), answers

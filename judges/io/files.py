@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from flex_judge.judges.io.json_rows import (
     LocatedRow,
     NeedsColumn,
     UnreadableRowError,
+    is_row_id,
     need_all,
     read_json_file,
     read_json_lines,
@@ -62,8 +63,8 @@ class ComparisonFileRow:
         reader = ConversationReader(make_folder_opener(self.folder))
         try:
             prompt, responses = _read_row(reader, self.data)
-        except UsageError as e:  # type(e) keeps a MediaError a MediaError
-            raise type(e)(f"{self.where}, field {e.field!r}: {e.problem}") from e
+        except UsageError as e:
+            raise e.locate(self.where) from e
         return Comparison(self.id, prompt, responses, self.rubric)
 
 
@@ -99,14 +100,12 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
     Raises:
         UsageError: the file is invalid, or every row is; the message names file, row and field.
     """
-    rows: list[ComparisonFileRow | UsageError] = []
+    rows: list[ComparisonFileRow | InvalidRow] = []
     first_rows: dict[str, str] = {}
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
-    folders, locations, own_ids = list_media_folders(path), [], []
+    folders = list_media_folders(path)
     for number, (where, data) in enumerate(read_table(path, _is_needed), 1):
-        locations.append(where)
-        own_ids.append(_find_id(data))
         try:
             if isinstance(data, UsageError):
                 raise data
@@ -116,26 +115,24 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
                 first = first_rows[row.id]
                 raise UsageError(f"{where}, field 'id': {row.id!r} is also the id of {first}; use unique ids")
         except UsageError as e:
-            rows.append(e)
+            rows.append(InvalidRow(_find_id(data) or "", where, e))
         else:
             first_rows[row.id] = where
             rows.append(row)
     if not rows:
         raise UsageError(f"{path}: has no rows")
-    if not first_rows and isinstance(rows[0], UsageError):
-        raise rows[0]
+    if not first_rows and isinstance(rows[0], InvalidRow):
+        raise rows[0].error
     # Valid rows keep their ids, so invalid rows get theirs afterwards.
     ids = set(first_rows)
-    result: list[ComparisonFileRow | InvalidRow] = []
-    for number, (where, own_id, valid_row) in enumerate(zip(locations, own_ids, rows, strict=True), 1):
-        if isinstance(valid_row, ComparisonFileRow):
-            result.append(valid_row)
-            continue
-        numbered = (f"{number}{'+' * k}" for k in itertools.count())
-        row_id = next(c for c in itertools.chain([own_id] if own_id else [], numbered) if c not in ids)
-        ids.add(row_id)
-        result.append(InvalidRow(row_id, where, valid_row))
-    return result
+    for number, invalid_row in enumerate(rows, 1):
+        if isinstance(invalid_row, InvalidRow):
+            numbered = (f"{number}{'+' * k}" for k in itertools.count())
+            own_id = [invalid_row.id] if invalid_row.id else []
+            row_id = next(c for c in itertools.chain(own_id, numbered) if c not in ids)
+            ids.add(row_id)
+            rows[number - 1] = replace(invalid_row, id=row_id)
+    return rows
 
 
 def _is_needed(name: str) -> bool:
@@ -149,8 +146,7 @@ def _find_id(data: Mapping[str, Any] | UsageError) -> str | None:
     """Return the id of a row that may be invalid, or None."""
     values = data.data if isinstance(data, UnreadableRowError) else {} if isinstance(data, UsageError) else data
     row_id = values.get("id")
-    is_valid = isinstance(row_id, str | int) and not isinstance(row_id, bool) and _escape_surrogates(row_id) == row_id
-    return str(row_id) if is_valid and row_id != "" else None
+    return str(row_id) if is_row_id(row_id) and _escape_surrogates(row_id) == row_id else None
 
 
 def read_table(path: Path, needs: NeedsColumn = need_all, *, unwrap: bool = False) -> Iterator[LocatedRow]:
@@ -226,7 +222,7 @@ def _parse_row(
         raise make_field_error("responses", "a list of one or more texts or messages")
     if not isinstance(data.get("rubric", rubric), str):
         raise make_field_error("rubric", "the name of a rubric")
-    if not isinstance(data.get("id", ""), str | int) or isinstance(data.get("id"), bool) or data.get("id") == "":
+    if not is_row_id(data.get("id", number)):
         raise make_field_error("id", "a text or a whole number")
     if _escape_surrogates(data.get("id")) != data.get("id"):  # An escaped id would not match when a run resumes.
         raise make_field_error("id", "a text without lone surrogates")
@@ -240,7 +236,7 @@ def _parse_row(
     try:
         _read_row(ConversationReader(make_placeholder), data)
     except UsageError as e:
-        raise UsageError(f"{where}, field {e.field!r}: {e.problem}") from e
+        raise e.locate(where) from e
     return row
 
 

@@ -26,6 +26,11 @@ def need_all(_: str) -> bool:
     return True
 
 
+def is_row_id(value: Any) -> bool:
+    """Return whether a value can be the id of a row: a text that is not empty, or a whole number."""
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+
+
 class UnreadableRowError(UsageError):
     """Row with values that cannot be read. The other values are in `data`."""
 
@@ -131,25 +136,33 @@ def read_json_lines(path: Path, name: str | None = None, unit: Literal["row", "l
     Raises:
         UsageError: the file cannot be read at all.
     """
-    rows, lines = 0, 0
-    content = iter_lines(path)
-    while True:
-        where = f"{name or path}, {unit} {(rows if unit == 'row' else lines) + 1}"
-        try:
-            line = next(content, None)
-        except UsageError as e:
-            if not lines:
-                raise
-            yield where, UsageError(f"{where}: this row and the rest of the file cannot be read: {e}")
-            return
-        if line is None:
-            return
-        lines += 1
-        if not is_blank(line):
-            rows += 1
+    name = name or str(path)
+    for row_number, line_number, line in iterate_row_lines(path):
+        where = f"{name}, {unit} {row_number if unit == 'row' else line_number}"
+        if isinstance(line, UsageError):
+            yield _describe_damage(where, line)
+        else:
             # A broken line is easier to find by its line number.
-            row = parse_row(line, f"{name or path}, line {lines}")[1]
-            yield where, row
+            yield where, parse_row(line, f"{name}, line {line_number}")[1]
+
+
+def iterate_row_lines(path: Path) -> Iterator[tuple[int, int, bytes | UsageError]]:
+    """Yield the number of each row, that of its line, and the line, or the error that ends the file early."""
+    rows, lines = 0, 0
+    try:
+        for line in iter_lines(path):
+            lines += 1
+            if not is_blank(line):
+                rows += 1
+                yield rows, lines, line
+    except UsageError as e:
+        if not lines:
+            raise
+        yield rows + 1, lines + 1, e
+
+
+def _describe_damage(where: str, error: UsageError) -> LocatedRow:
+    return where, UsageError(f"{where}: this row and the rest of the file cannot be read: {error}")
 
 
 def is_blank(line: bytes) -> bool:
@@ -200,8 +213,7 @@ def read_json_file(path: Path, name: str | None = None, unwrap: bool = False) ->
                 number += 1
                 yield parse_row(line, f"{name}, row {number}")
     if damage:
-        where = f"{name}, row {number + 1}"
-        yield where, UsageError(f"{where}: this row and the rest of the file cannot be read: {damage}")
+        yield _describe_damage(f"{name}, row {number + 1}", damage)
 
 
 def _find_rows(value: Any, name: str) -> list[Any]:

@@ -142,8 +142,7 @@ class _GroupReader:
         if position < high:
             # A page cannot be read, or there are fewer rows than the file says: read one column at a time.
             values = {column: self._read_column(column, position, high) for column in self._columns}
-            for k in range(high - position):
-                yield {column: values[column][k] for column in self._columns}
+            yield from _iterate_rows(values)
 
     def _iter_batches(self, columns: list[str], low: int, high: int, rows: int = BATCH_ROWS) -> Iterator[Any]:
         position = 0
@@ -161,8 +160,7 @@ class _GroupReader:
             yield from batch.to_pylist()
         except self._errors:
             values = {column: self._convert_values(batch.column(column)) for column in self._columns}
-            for k in range(batch.num_rows):
-                yield {column: values[column][k] for column in self._columns}
+            yield from _iterate_rows(values)
 
     def _convert_values(self, array: Any) -> list[Any]:
         try:
@@ -193,6 +191,11 @@ class _GroupReader:
             if len(values) == high - low:
                 break
         return values + [_BadValue(problem)] * (high - low - len(values))
+
+
+def _iterate_rows(columns: Mapping[str, list[Any]]) -> Iterator[Mapping[str, Any]]:
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
 
 
 def describe_value_error(error: Exception) -> str:

@@ -13,8 +13,8 @@ MIN_COMPLETE_SHARE = 0.95
 """Minimum share of the size or duration declared in a file's header that the file must contain.
 
 A truncated file must not be judged by its beginning, but headers of complete files are sometimes slightly off."""
-_UNKNOWN_SIZES = (0, 0x7FFF_0000)
-"""Sizes from the second value on, or of 0, mean an unknown length, as in files written to a pipe."""
+_UNKNOWN_SIZE = 0x7FFF_0000
+"""Sizes from this value on, or of 0, mean an unknown length, as in files written to a pipe."""
 _SEGMENT, _CLUSTER = 0x8538067, 0xF43B675
 """Ids, without their length markers, of the Matroska elements that a live recording writes without a size."""
 _JOINED_HEADERS = {
@@ -41,11 +41,10 @@ def read_declared_size(data: bytes) -> int:
     order: Literal["little", "big"] = "big" if data[:4] == b"FORM" else "little"
     if data[:4] not in (b"RIFF", b"FORM"):
         return 0
-    size = int.from_bytes(data[4:8], order)
+    start, size = 8, int.from_bytes(data[4:8], order)
     if data[8:12] == b"WAVE":  # Players use the size of the samples; the size of the file is often wrong.
         start, size = _find_wave_samples(data)
-        return start + size if _is_known(size) else 0
-    return size + 8 if _is_known(size) else 0
+    return start + size if 0 < size < _UNKNOWN_SIZE else 0
 
 
 def _find_wave_samples(data: bytes) -> tuple[int, int]:
@@ -57,11 +56,6 @@ def _find_wave_samples(data: bytes) -> tuple[int, int]:
             return position + 8, size
         position += 8 + size + size % 2  # Chunks start at even positions.
     return position, 0
-
-
-def _is_known(size: int) -> bool:
-    unknown, huge = _UNKNOWN_SIZES
-    return unknown < size < huge
 
 
 def has_complete_elements(data: bytes) -> bool:

@@ -204,8 +204,6 @@ def open_local_media(modality: Modality, source: Any, field: str, **options: Any
     """
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise MediaError(f"expected a path or a data URI, got {source!r:.80}; nothing is fetched from the network")
-    if isinstance(source, str) and source.startswith("file://"):
-        source = source.removeprefix("file://")
     if modality == Modality.VIDEO and isinstance(source, Mapping) and "frames" in source:
         source, options = source["frames"], {"fps": source.get("fps"), **options}
     return make_media(modality, source, **options)

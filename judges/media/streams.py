@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from flex_judge.judges.errors import MediaError
@@ -36,7 +37,7 @@ that can be joined (MPEG, Ogg); in others, the previous frame is shown for that 
 class MediaStream:
     """One stream of an open file, with a count of the packets that were skipped."""
 
-    def __init__(self, data: bytes, container: Any, stream: Any, name: str) -> None:
+    def __init__(self, data: bytes, container: Any, stream: Any, name: str, tags: int = 0) -> None:
         formats = set(container.format.name.split(","))
         self._data = data
         self.container = container
@@ -52,10 +53,10 @@ class MediaStream:
         self.skipped = 0
         """Number of packets that could not be decoded."""
         self._skipped_seconds = 0.0
-        self.tags = 0
+        self.tags = tags
         """Number of ID3 tags that were removed between packets."""
 
-    @property
+    @cached_property
     def start(self) -> float:
         """Time in seconds at which playback of the file starts: the earliest start of a video or audio stream."""
         streams = [s for s in self.container.streams if s.type in ("video", "audio") and not _is_cover_art(s)]
@@ -208,16 +209,12 @@ def open_stream(data: bytes, name: str, kind: str) -> Iterator[MediaStream]:
     Raises:
         MediaError: the file has no stream of this kind.
     """
-    import av
-
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
-    container = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
-    tags = 0
+    container, tags = _open_container(data), 0
     if container.format.name == "mp3":
         data, tags = remove_id3_tags(data)
         if tags:
             container.close()
-            container = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
+            container = _open_container(data)
     with container:
         # Cover art of an audio file is a video stream too, and is skipped.
         streams = [s for s in container.streams if s.type == kind and not _is_cover_art(s)]
@@ -226,9 +223,14 @@ def open_stream(data: bytes, name: str, kind: str) -> Iterator[MediaStream]:
         decodable = [s for s in streams if getattr(s, "codec_context", None) is not None]
         if not decodable:
             raise MediaError(f"{name}: contains no {kind} that can be decoded; convert it to a common format")
-        opened = MediaStream(data, container, decodable[0], name)
-        opened.tags = tags
-        yield opened
+        yield MediaStream(data, container, decodable[0], name, tags)
+
+
+def _open_container(data: bytes) -> Any:
+    import av
+
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
+    return av.open(io.BytesIO(data), options=options, metadata_errors="replace")
 
 
 def _is_cover_art(stream: Any) -> bool:

@@ -20,7 +20,14 @@ from PIL import Image
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import files as media_files
-from flex_judge.judges.media.opening import make_audio, make_image, make_media, make_molecule, make_video
+from flex_judge.judges.media.opening import (
+    make_audio,
+    make_image,
+    make_media,
+    make_molecule,
+    make_video,
+    open_local_media,
+)
 from flex_judge.judges.media.types import Media, Modality
 
 PIXELS = noise()
@@ -59,6 +66,15 @@ def test_all_source_types_give_the_same_media(modality: Modality, tmp_path: Path
     assert all(m.data == data and m.modality == modality for m in media)
     assert media[0].name == str(path)
     assert media[-1].name == "gone.bin"
+
+
+@EVERY_MODALITY
+def test_a_file_uri_of_a_row_is_decoded(modality: Modality, tmp_path: Path) -> None:
+    data = FILES[modality]()
+    path = tmp_path / "a file.bin"
+    path.write_bytes(data)
+    assert path.as_uri().endswith("a%20file.bin")
+    assert open_local_media(modality, path.as_uri(), "media[0]").data == data
 
 
 @EVERY_MODALITY
