@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from flex_judge.experiments.benchmarks.benchmark import (
     Benchmark,
@@ -92,36 +93,19 @@ class RewardBench2(Benchmark):
         # The two questions of a pair in Ties are one unit: the margin of one is compared with the other's.
         unit = find_tie_role(record)[1] if subset == TIES else prompt_id
         groups = {SUBSET: subset, PROMPT: str(record.get("id")) if subset == TIES else prompt_id, UNIT: unit}
+        make = partial(make_item, record, prompt=record.get_text("prompt"), **groups)
         answers = [*chosen, *rejected]
-        prompt = record.get_text("prompt")
-        items = []
-        for task in (RATING, RANKING):
-            if task == RANKING and subset != TIES:
-                items.append(
-                    make_item(
-                        record,
-                        f"{task}/{prompt_id}",
-                        task,
-                        prompt=prompt,
-                        responses=answers,
-                        rubric="general",
-                        label=tuple(range(num_correct)),
-                        **groups,
-                    )
-                )
-                continue
-            rubric = "rewardbench2_ties" if subset == TIES else "general"
-            for number, answer in enumerate(answers):
-                items.append(
-                    make_item(
-                        record,
-                        f"{task}/{prompt_id}/{number}",
-                        task,
-                        prompt=prompt,
-                        responses=[answer],
-                        rubric=rubric,
-                        label=RIGHT if number < num_correct else WRONG,
-                        **groups,
-                    )
-                )
-        return items
+        rubric = "rewardbench2_ties" if subset == TIES else "general"
+        labels = [RIGHT] * num_correct + [WRONG] * len(rejected)
+
+        def rate_alone(task: str) -> list[Item]:
+            return [
+                make(f"{task}/{prompt_id}/{number}", task, responses=[answer], rubric=rubric, label=label)
+                for number, (answer, label) in enumerate(zip(answers, labels, strict=True))
+            ]
+
+        if subset == TIES:
+            return [*rate_alone(RATING), *rate_alone(RANKING)]
+        order = tuple(range(num_correct))
+        ranking = make(f"{RANKING}/{prompt_id}", RANKING, responses=answers, rubric=rubric, label=order)
+        return [*rate_alone(RATING), ranking]
