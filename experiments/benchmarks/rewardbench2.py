@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from flex_judge.experiments.benchmarks.benchmark import (
     Benchmark,
@@ -23,7 +22,7 @@ from flex_judge.experiments.benchmarks.best_of import (
 )
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
 from flex_judge.experiments.benchmarks.ids import assign_ids
-from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.rewardbench2_rules import TIES
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
@@ -93,19 +92,18 @@ class RewardBench2(Benchmark):
         # The two questions of a pair in Ties are one unit: the margin of one is compared with the other's.
         unit = find_tie_role(record)[1] if subset == TIES else prompt_id
         groups = {SUBSET: subset, PROMPT: str(record.get("id")) if subset == TIES else prompt_id, UNIT: unit}
-        make = partial(make_item, record, prompt=record.get_text("prompt"), **groups)
-        answers = [*chosen, *rejected]
-        rubric = "rewardbench2_ties" if subset == TIES else "general"
-        labels = [RIGHT] * num_correct + [WRONG] * len(rejected)
+        prompt, rubric = record.get_text("prompt"), "rewardbench2_ties" if subset == TIES else "general"
+
+        def make(id: str, task: str, responses: Sequence[str], label: Label) -> Item:
+            return make_item(record, id, task, prompt=prompt, responses=responses, rubric=rubric, label=label, **groups)
 
         def rate_alone(task: str) -> list[Item]:
             return [
-                make(f"{task}/{prompt_id}/{number}", task, responses=[answer], rubric=rubric, label=label)
-                for number, (answer, label) in enumerate(zip(answers, labels, strict=True))
+                make(f"{task}/{prompt_id}/{number}", task, [answer], RIGHT if number < num_correct else WRONG)
+                for number, answer in enumerate([*chosen, *rejected])
             ]
 
         if subset == TIES:
             return [*rate_alone(RATING), *rate_alone(RANKING)]
-        order = tuple(range(num_correct))
-        ranking = make(f"{RANKING}/{prompt_id}", RANKING, responses=answers, rubric=rubric, label=order)
+        ranking = make(f"{RANKING}/{prompt_id}", RANKING, [*chosen, *rejected], tuple(range(num_correct)))
         return [*rate_alone(RATING), ranking]
