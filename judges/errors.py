@@ -97,11 +97,14 @@ SETUP_ERRORS = (AccessError, ClusterError, EngineUnavailableError, LedgerError, 
 """Types of UsageError that concern the setup of a judge, and with it every comparison."""
 
 
+INPUT_ERRORS = (UsageError, RenderError, MemoryError, RecursionError)
+"""Types of errors that may concern one comparison only, see `is_input_error`."""
+
+
 def is_input_error(error: BaseException) -> bool:
     """Return whether an error of judging one comparison concerns this comparison only."""
     # A huge or deeply nested row exhausts memory or stack for itself; the next row may be small.
-    is_of_row = isinstance(error, UsageError | RenderError | MemoryError | RecursionError)
-    return is_of_row and not isinstance(error, SETUP_ERRORS)
+    return isinstance(error, INPUT_ERRORS) and not isinstance(error, SETUP_ERRORS)
 
 
 def describe_input_error(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from flex_judge.experiments.benchmarks.rewardbench2_rules import (
     credit_best_officially,
     score_tie_pair,
 )
-from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables
+from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, Metrics, MetricTables
 
 SUBSET, PROMPT, UNIT = "subset", "prompt_id", "unit"
 """Groups of an item: subset, id of the prompt, and what is drawn as a whole by the bootstrap and by `--limit`."""
@@ -86,7 +86,7 @@ class BestOfScoring:
             metrics["macro_expected"] = self._compute_macro(expected, subsets, seed)
         if any(score is None for scores in prompts.values() for run in scores.runs for score in run):
             official = _Units(prompts, _credit_officially, subsets, fill=NO_RATING)
-            metrics["macro_published"] = _bootstrap(official, official.average_subsets, seed)
+            metrics["macro" + PUBLISHED_SUFFIX] = _bootstrap(official, official.average_subsets, seed)
         return metrics
 
     def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
@@ -141,15 +141,12 @@ class _Units:
             elif subset in subsets and (value := credit(scores)) is not None:
                 values.append(value)
                 names.append(subset)
-        for pair in pairs.values():
-            if is_strict or any(pair.values()):
-                names.append(TIES)
-                values.append(math.nan)
-        self.count = len(names)
-        self._credits: Floats = np.array(values, dtype=np.float64)
-        self._subsets: Indexes = number_names(names)[1]
-        self._ties = number_names(names)[0].index(TIES) if TIES in names else -1
         rows = [score_tie_pair(pair, is_strict) for pair in pairs.values() if is_strict or any(pair.values())]
+        names += [TIES] * len(rows)
+        self.count = len(names)
+        self._credits: Floats = np.array(values + [math.nan] * len(rows), dtype=np.float64)
+        distinct_names, self._subsets = number_names(names)
+        self._ties = distinct_names.index(TIES) if rows else -1
         # Rows of the pairs, at the end of the units; the other units have none.
         self._parts = np.full((self.count, len(TIE_PARTS)), math.nan)
         if rows:

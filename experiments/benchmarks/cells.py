@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from flex_judge.judges.conversations import values
 
 
 def is_missing(value: Any) -> bool:
     """Check whether a cell has no value: null, or NaN, as tables store an empty text."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or values.is_missing(value)
 
 
 def parse_list(value: Any) -> list[Any] | None:

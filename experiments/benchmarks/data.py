@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +242,21 @@ def _open_hub_dataset(name: str) -> BenchmarkData:
 
 def _match_files(folder: Path, pattern: str) -> list[Path]:
     """List the files of a folder that match a glob pattern, or one of several joined by `|`."""
-    endings = ("", *COMPRESSION_SUFFIXES)
-    matches = {file for part in pattern.split("|") for ending in endings for file in folder.glob(part + ending)}
+    matches = set()
+    for part in pattern.split("|"):
+        name = part.rpartition("/")[2]
+        # One search for the files and their compressed forms, because a release may have very many files of media.
+        found = folder.glob(part.removesuffix("*") + "*")
+        matches |= {file for file in found if get_format_suffix(file) in DATA_SUFFIXES and _has_name(file, name)}
     # A file next to its compressed copy counts once.
     copies = {file.with_name(file.name + ending) for file in matches for ending in COMPRESSION_SUFFIXES}
-    return sorted(f for f in matches - copies if f.is_file() and get_format_suffix(f) in DATA_SUFFIXES)
+    return sorted(file for file in matches - copies if file.is_file())
+
+
+def _has_name(file: Path, pattern: str) -> bool:
+    """Check whether the name of a file matches a pattern, with or without the ending of its compression."""
+    names = {file.name, *(file.name.removesuffix(ending) for ending in COMPRESSION_SUFFIXES)}
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def check_fields(records: Sequence[Record], fields: Collection[str], expected: str) -> None:

@@ -24,6 +24,16 @@ TASK_NAMES = ("image_generation", "image_edition", "video_generation")
 """Configurations of the data set."""
 
 
+def _make_result(judge: str, *accuracies: float) -> PublishedResult:
+    names = ("image.accuracy", "edit.accuracy", "video.accuracy", "overall")
+    return PublishedResult(judge, dict(zip(names, accuracies, strict=True)))
+
+
+def _make_majority_result(judge: str, *majorities: float) -> PublishedResult:
+    names = ("image.majority", "edit.majority", "video.majority", "majority")
+    return PublishedResult(judge, dict(zip(names, majorities, strict=True)))
+
+
 class GenAIBench(RowBenchmark):
     """Pairs of images, edits or videos of two generators, labelled with one of four options."""
 
@@ -53,26 +63,11 @@ class GenAIBench(RowBenchmark):
         other_formats=False,
         overall=True,
         published=(
-            PublishedResult(
-                "Flex-VL-7B",
-                {"image.accuracy": 0.4332, "edit.accuracy": 0.4741, "video.accuracy": 0.4478, "overall": 0.4517},
-            ),
-            PublishedResult(
-                "Flex-VL-7B, majority of 7",
-                {"image.majority": 0.4634, "edit.majority": 0.5419, "video.majority": 0.4734, "majority": 0.4929},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B",
-                {"image.accuracy": 0.3815, "edit.accuracy": 0.4673, "video.accuracy": 0.3710, "overall": 0.4066},
-            ),
-            PublishedResult(
-                "Flex-Omni-7B, majority of 7",
-                {"image.majority": 0.4167, "edit.majority": 0.5201, "video.majority": 0.4425, "majority": 0.4598},
-            ),
-            PublishedResult(
-                "GPT-4o",
-                {"image.accuracy": 0.4559, "edit.accuracy": 0.5354, "video.accuracy": 0.4846, "overall": 0.4920},
-            ),
+            _make_result("Flex-VL-7B", 0.4332, 0.4741, 0.4478, 0.4517),
+            _make_majority_result("Flex-VL-7B, majority of 7", 0.4634, 0.5419, 0.4734, 0.4929),
+            _make_result("Flex-Omni-7B", 0.3815, 0.4673, 0.3710, 0.4066),
+            _make_majority_result("Flex-Omni-7B, majority of 7", 0.4167, 0.5201, 0.4425, 0.4598),
+            _make_result("GPT-4o", 0.4559, 0.5354, 0.4846, 0.4920),
         ),
     )
 

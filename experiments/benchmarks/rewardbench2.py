@@ -22,7 +22,7 @@ from flex_judge.experiments.benchmarks.best_of import (
 )
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record, check_fields
 from flex_judge.experiments.benchmarks.ids import assign_ids
-from flex_judge.experiments.benchmarks.items import Item
+from flex_judge.experiments.benchmarks.items import Item, Label
 from flex_judge.experiments.benchmarks.rewardbench2_rules import TIES
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", TIES)
@@ -92,36 +92,18 @@ class RewardBench2(Benchmark):
         # The two questions of a pair in Ties are one unit: the margin of one is compared with the other's.
         unit = find_tie_role(record)[1] if subset == TIES else prompt_id
         groups = {SUBSET: subset, PROMPT: str(record.get("id")) if subset == TIES else prompt_id, UNIT: unit}
-        answers = [*chosen, *rejected]
-        prompt = record.get_text("prompt")
-        items = []
-        for task in (RATING, RANKING):
-            if task == RANKING and subset != TIES:
-                items.append(
-                    make_item(
-                        record,
-                        f"{task}/{prompt_id}",
-                        task,
-                        prompt=prompt,
-                        responses=answers,
-                        rubric="general",
-                        label=tuple(range(num_correct)),
-                        **groups,
-                    )
-                )
-                continue
-            rubric = "rewardbench2_ties" if subset == TIES else "general"
-            for number, answer in enumerate(answers):
-                items.append(
-                    make_item(
-                        record,
-                        f"{task}/{prompt_id}/{number}",
-                        task,
-                        prompt=prompt,
-                        responses=[answer],
-                        rubric=rubric,
-                        label=RIGHT if number < num_correct else WRONG,
-                        **groups,
-                    )
-                )
-        return items
+        prompt, rubric = record.get_text("prompt"), "rewardbench2_ties" if subset == TIES else "general"
+
+        def make(id: str, task: str, responses: Sequence[str], label: Label) -> Item:
+            return make_item(record, id, task, prompt=prompt, responses=responses, rubric=rubric, label=label, **groups)
+
+        def rate_alone(task: str) -> list[Item]:
+            return [
+                make(f"{task}/{prompt_id}/{number}", task, [answer], RIGHT if number < num_correct else WRONG)
+                for number, answer in enumerate([*chosen, *rejected])
+            ]
+
+        if subset == TIES:
+            return [*rate_alone(RATING), *rate_alone(RANKING)]
+        ranking = make(f"{RANKING}/{prompt_id}", RANKING, [*chosen, *rejected], tuple(range(num_correct)))
+        return [*rate_alone(RATING), ranking]

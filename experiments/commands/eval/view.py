@@ -38,7 +38,6 @@ METRIC_TITLES = {
     "system_mse": "system MSE",
     "macro_expected": "mean of groups, by expected scores",
     "strictly_best": "best alone, mean of groups without Ties",
-    "macro_published": "mean of groups, as the makers count",
     "overall": "overall",
 }
 """Titles of the metrics in tables."""

@@ -13,9 +13,8 @@ from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
 from flex_judge.judges.engines import load_engine, resolve_engine
 from flex_judge.judges.errors import (
+    INPUT_ERRORS,
     NotRecordedError,
-    RenderError,
-    UsageError,
     describe_input_error,
     is_input_error,
     to_one_line,
@@ -28,8 +27,6 @@ from flex_judge.judges.types import Comparison
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-INPUT_ERRORS = (UsageError, RenderError, MemoryError, RecursionError)
-"""Types of errors that may concern one row, see `flex_judge.judges.errors.is_input_error`."""
 _FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|molecules?|tools)(?:\[\d+\]|\.\w+)*): ")
 """Field at the start of a judge's reason."""
 

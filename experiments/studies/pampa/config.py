@@ -109,14 +109,12 @@ class CaseStudyRun:
     @property
     def is_published_setup(self) -> bool:
         """Whether the question, its classes and its rubric are the published ones, and all molecules are used."""
-        defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes", "rubric")}
-        return self.limit is None and all(getattr(self, name) == value for name, value in defaults.items())
+        return self.limit is None and not self.has_own_question and self.rubric == _DEFAULTS["rubric"]
 
     @property
     def has_own_question(self) -> bool:
         """Whether the user has changed the question, which then replaces the prompts of a released file."""
-        defaults = {f.name: f.default for f in _FIELDS if f.name in ("question", "about", "classes")}
-        return any(getattr(self, name) != value for name, value in defaults.items())
+        return any(getattr(self, name) != _DEFAULTS[name] for name in ("question", "about", "classes"))
 
     @property
     def task(self) -> ClassificationTask:
@@ -124,7 +122,7 @@ class CaseStudyRun:
         return ClassificationTask.from_classes(self.classes, self.question, self.about)
 
 
-_FIELDS = fields(CaseStudyRun)
+_DEFAULTS = {f.name: f.default for f in fields(CaseStudyRun)}
 PUBLISHED_DPO = {
     "beta": 0.1,
     "learning_rate": 1e-5,

@@ -18,6 +18,7 @@ from flex_judge.experiments.studies.pampa.table import (
 )
 from flex_judge.experiments.studies.pampa.task import ANSWERED, FINAL, ClassificationTask, normalise_label
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.validation.text_files import read_text
 
 SUFFIX = ".json"
 TEST = "test"
@@ -84,10 +85,9 @@ def read_released_file(path: Path, task: ClassificationTask) -> MoleculeTable:
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
+    text = read_text(path)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
+        content = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path}: not JSON ({getattr(e, 'msg', e)}); {EXPECTED}") from e
     if not isinstance(content, Mapping):
