@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.validation.json_structure import RepeatedKeyError, is_deeper, make_unique_object
 from flex_judge.judges.validation.text_files import BOM, iter_lines
 
 MAX_DEPTH = 100
@@ -75,10 +76,6 @@ class PartialRow(dict[str, Any]):
             raise UnreadableRowError.from_fields(self._where, {}, {name: self._problems[name]})
 
 
-class _RepeatedKeyError(ValueError):
-    """Object with two values of the same name, of which Python would silently drop the first."""
-
-
 def parse_object(
     text: bytes, where: str, needed: Sequence[str] = (), max_depth: int | None = MAX_DEPTH
 ) -> dict[str, Any]:
@@ -97,8 +94,8 @@ def parse_object(
     """
     try:
         value = _load(text)
-    except _RepeatedKeyError as e:
-        raise UsageError(f"{where}, field {e.args[0]!r}: occurs twice in the same object; remove one") from e
+    except RepeatedKeyError as e:
+        raise UsageError(f"{where}, field {e.key!r}: occurs twice in the same object; remove one") from e
     except RecursionError as e:
         raise UsageError(_describe_depth(where, max_depth)) from e
     except ValueError as e:  # JSONDecodeError, UnicodeDecodeError, or a whole number of too many digits
@@ -106,7 +103,7 @@ def parse_object(
     if not isinstance(value, dict):
         hint = "; a file that holds a list of rows ends in .json" if isinstance(value, list) else ""
         raise UsageError(f"{where}: expected a JSON object, got {type(value).__name__}{hint}")
-    if max_depth is not None and text.count(b"{") + text.count(b"[") > max_depth and _is_deeper(value, max_depth):
+    if max_depth is not None and text.count(b"{") + text.count(b"[") > max_depth and is_deeper(value, max_depth):
         raise UsageError(_describe_depth(where, max_depth))
     for name in needed:
         if name not in value:
@@ -229,7 +226,7 @@ def _find_rows(value: Any, name: str) -> list[Any]:
 def _check_row(row: Any, where: str) -> LocatedRow:
     if not isinstance(row, dict):
         return where, UsageError(f"{where}: expected a JSON object, got {type(row).__name__}")
-    return where, UsageError(_describe_depth(where, MAX_DEPTH)) if _is_deeper(row, MAX_DEPTH) else row
+    return where, UsageError(_describe_depth(where, MAX_DEPTH)) if is_deeper(row, MAX_DEPTH) else row
 
 
 def split_list(text: bytes) -> Iterator[bytes]:
@@ -266,30 +263,8 @@ _TOKEN = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|[][{},]')
 
 def _load(text: bytes) -> Any:
     # "surrogatepass" also accepts lone surrogates that other programs wrote as if they were characters.
-    return json.loads(text.removeprefix(BOM).decode("utf-8", "surrogatepass"), object_pairs_hook=_make_object)
-
-
-def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
-    return value
+    return json.loads(text.removeprefix(BOM).decode("utf-8", "surrogatepass"), object_pairs_hook=make_unique_object)
 
 
 def _describe_depth(where: str, max_depth: int | None) -> str:
     return f"{where}: nested too deeply; expected at most {max_depth or MAX_DEPTH} levels of lists and objects"
-
-
-def _is_deeper(value: Any, max_depth: int) -> bool:
-    """Return whether lists and objects are nested deeper than a limit, without recursion."""
-    level = [value]
-    for _ in range(max_depth):
-        nested: list[Any] = []
-        for outer in level:
-            values = outer.values() if isinstance(outer, dict) else outer
-            nested.extend(inner for inner in values if isinstance(inner, dict | list))
-        level = nested
-        if not level:
-            return False
-    return True

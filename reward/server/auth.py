@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flex_judge.judges.errors import AccessError, RequestTooLargeError
+from flex_judge.judges.validation.json_structure import is_deeper, make_unique_object
 from flex_judge.reward.server.errors import FieldError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def parse_strict_json(data: bytes | str, field: str = "body", max_depth: int = M
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_make_object)
+        value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=make_unique_object)
     except (ValueError, RecursionError) as e:  # UnicodeDecodeError and numbers of too many digits are ValueErrors
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)[:200]
         raise FieldError.at_field(field, f"not JSON: {reason}") from e
@@ -90,30 +91,10 @@ def parse_strict_json(data: bytes | str, field: str = "body", max_depth: int = M
     return value
 
 
-def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; a repeated field would silently replace the first one."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {repeated[:60]!r} occurs twice in one object")
-    return value
-
-
 def check_depth(value: Any, field: str, max_depth: int = MAX_DEPTH) -> None:
     """Raise FieldError if a value is nested too deeply."""
-    # Level by level instead of recursively, so that a deep value cannot exhaust the stack.
-    level = [value]
-    for _ in range(max_depth):
-        level = [inner for outer in level for inner in _list_nested_values(outer)]
-        if not level:
-            return
-    raise FieldError.at_field(field, f"expected JSON of at most {max_depth} nested levels, got more")
-
-
-def _list_nested_values(value: Any) -> list[Any]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [v for v in inner if isinstance(v, dict | list)]
+    if is_deeper(value, max_depth):
+        raise FieldError.at_field(field, f"expected JSON of at most {max_depth} nested levels, got more")
 
 
 def _reject_constant(constant: str) -> NoReturn:
