@@ -7,14 +7,13 @@ import re
 from typing import Any
 
 import pytest
-from repository import SHARED
+from shared_cases import CASES, needs_cases
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.protocol.prompts import build_judge_turns
 from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
-CASES = SHARED / "cases"
 QUESTION = "[Question]\n\n[Message 1: user]\nIs the shop open?\n\n[Assistant's Answer]"
 
 
@@ -99,7 +98,7 @@ def test_praise_by_a_tool_is_not_the_policys_own() -> None:
     )
 
 
-@pytest.mark.skipif(not CASES.exists(), reason="needs the folder of shared cases")
+@needs_cases
 @pytest.mark.parametrize("name", ["prompt-toolcalls", "toolcall-empty", "toolcall-null", "toolcall-only"])
 def test_shared_inputs_show_the_call(name: str) -> None:
     row = json.loads(next(CASES.glob(f"03-*/{name}.jsonl")).read_text(encoding="utf-8"))
