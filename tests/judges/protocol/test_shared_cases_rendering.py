@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from prompt_texts import join_pieces
 from shared_cases import CASES, needs_cases
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.protocol.prompts import build_judge_turns
-from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
 QUESTION = "[Question]\n\n[Message 1: user]\nIs the shop open?\n\n[Assistant's Answer]"
@@ -19,7 +19,7 @@ QUESTION = "[Question]\n\n[Message 1: user]\nIs the shop open?\n\n[Assistant's A
 
 def get_user_text(prompt: Any, *responses: Any) -> str:
     _, user = build_judge_turns(Comparison.of(prompt, *responses), load_rubric("general"))
-    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.modality}>" for piece in user.pieces)
+    return join_pieces(user.pieces)
 
 
 def make_call(arguments: Any) -> list[dict[str, Any]]:
