@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 from clips import encode_uri
 from conversation_forms import ANSWER, CALL, FORMS, QUESTION, RED, RESULT, Form, make_calling
 from file_forms import write_form
+from PIL import Image
 from pydantic import BaseModel
 from scripts import SETTINGS, score_five
 from served import served
@@ -222,6 +222,7 @@ def make_object_array(*values: Any) -> Any:
 
 CALLING = make_calling(tool_calls=[CALL])
 IMAGE_QUESTION = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+PICTURE = Image.new("RGB", (28, 28), "red")
 PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
     "messages of an SDK": (
         Form([QUESTION], [AssistantMessage(tool_calls=[Call(id="call_1", function=CallFunction(**CALL["function"]))])]),
@@ -236,8 +237,8 @@ PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
         Form([QUESTION], [CALLING, RESULT]),
     ),
     "a PIL image": (
-        Form([IMAGE_QUESTION], columns={"images": ["pil"]}),
-        Form([IMAGE_QUESTION], columns={"images": ["pil bytes"]}),
+        Form([IMAGE_QUESTION], columns={"images": [PICTURE]}),
+        Form([IMAGE_QUESTION], columns={"images": [make_image(PICTURE).data]}),
     ),
     "bytes of a data set": (
         Form([IMAGE_QUESTION], columns={"images": make_object_array({"bytes": RED, "path": None})}),
@@ -255,22 +256,10 @@ PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
 PYTHON_ENTRANCES = ("TRL in process", "TRL over HTTP", "verl", "verifiers")
 
 
-def insert_images(form: Form) -> Form:
-    """Replace the names of images by a PIL image, and by its encoded bytes."""
-    from PIL import Image
-
-    image = Image.new("RGB", (28, 28), "red")
-    values = {"pil": image, "pil bytes": make_image(image).data}
-    images = form.columns.get("images")
-    if isinstance(images, list) and isinstance(images[0], str):
-        return dataclasses.replace(form, columns={"images": [values.get(name, name) for name in images]})
-    return form
-
-
 @pytest.mark.parametrize("name", PYTHON_FORMS)
 @pytest.mark.parametrize("entrance", PYTHON_ENTRANCES)
 def test_objects_of_libraries_are_read_like_json(entrance: str, name: str, desk: Desk) -> None:
-    given, plain = (insert_images(form) for form in PYTHON_FORMS[name])
+    given, plain = PYTHON_FORMS[name]
     if not is_possible(entrance, given):
         pytest.skip("verifiers has no media columns")
     desk.forget()
