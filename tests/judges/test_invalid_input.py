@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from scripts import score_five
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Media, Message, Status, UsageError
 from flex_judge.judges.engines import Sampling
@@ -21,21 +22,8 @@ from flex_judge.judges.models.profiles import CHAT, PROFILES, Profile
 GOOD, LONG = Image.new("RGB", (64, 64)), Image.new("RGB", (5000, 1))
 
 
-def reply(_: str, sampling: Sampling) -> str:
-    return "Hm.</think>" if sampling.stop else "<answer>5</answer>"
-
-
 def make_judge(profile: Profile = PROFILES["flex-vl"], **settings: Any) -> FlexJudge:
-    return FlexJudge(ScriptedEngine(reply, profile=profile), JudgeSettings(max_think_tokens=64, **settings))
-
-
-def say_pair(_: str, sampling: Sampling) -> str:
-    return "Hm.</think>" if sampling.stop else "<answer>5</answer><answer>3</answer>"
-
-
-def make_pair_judge(**settings: Any) -> FlexJudge:
-    engine = ScriptedEngine(say_pair, profile=PROFILES["flex-vl"])
-    return FlexJudge(engine, JudgeSettings(max_think_tokens=64, forced_answer=False, **settings))
+    return FlexJudge(ScriptedEngine(score_five, profile=profile), JudgeSettings(max_think_tokens=64, **settings))
 
 
 def statuses(judgments: Sequence[Judgment]) -> list[str]:
@@ -73,7 +61,7 @@ def test_unsupported_modalities_and_damaged_files_are_invalid_input() -> None:
 
 @pytest.mark.parametrize("order", ["as_given", "both"])
 def test_names_the_responses_at_fault(order: str) -> None:
-    judge = make_pair_judge(order=order)
+    judge = make_judge(order=order)
     good, long = [{"type": "image", "image": GOOD}], [{"type": "image", "image": LONG}]
     cases: list[tuple[Comparison, set[int]]] = [
         (Comparison.of("q", good, long), {1}),
@@ -140,7 +128,7 @@ def test_an_engine_that_refuses_one_request_costs_that_comparison() -> None:
     async def refuse(prompt: str, sampling: Sampling) -> str:
         if "long" in prompt:
             raise UsageError("the engine takes no such prompt")
-        return reply(prompt, sampling)
+        return score_five(prompt, sampling)
 
     judge = FlexJudge(ScriptedEngine(refuse), JudgeSettings(max_think_tokens=64))
     judgments = judge.judge([Comparison.of("q", "long"), Comparison.of("q", "a")])
@@ -165,7 +153,7 @@ async def test_a_broken_row_does_not_wait_for_a_slot_of_the_engine() -> None:
 
     async def wait(prompt: str, sampling: Sampling) -> str:
         await hold.wait()
-        return reply(prompt, sampling)
+        return score_five(prompt, sampling)
 
     judge.engine.script = wait  # type: ignore[attr-defined]
     running = asyncio.create_task(judge.ajudge(Comparison.of("q", "a")))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from repository import SHARED
+from shared_cases import CASES, needs_cases
 
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.judge import FlexJudge
@@ -17,9 +17,8 @@ from flex_judge.judges.models.inputs.preparation import prepare_media
 from flex_judge.judges.models.profiles import PROFILES
 from flex_judge.judges.types import Comparison
 
-CASES = SHARED / "cases"
 OMNI = PROFILES["flex-omni"]
-pytestmark = pytest.mark.skipif(not CASES.exists(), reason="shared cases are not available")
+pytestmark = needs_cases
 
 
 def prepare(make: Any, name: str) -> PreparedMedia:

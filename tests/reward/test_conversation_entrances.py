@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,17 +12,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conversation_forms import ANSWER, CALL, FORMS, QUESTION, RED, RESULT, Form, encode_uri
+from clips import encode_uri
+from conversation_forms import ANSWER, CALL, FORMS, QUESTION, RED, RESULT, Form, make_calling
+from file_forms import write_form
+from PIL import Image
 from pydantic import BaseModel
-from scripts import SETTINGS
-from served import ServedJudge, served
+from scripts import SETTINGS, score_five
+from served import served
 
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.judges import Comparison, FlexJudge
-from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.io.files import read_comparisons
 from flex_judge.judges.media.opening import make_image
@@ -54,15 +54,10 @@ class Desk:
         self.engine.media.clear()
 
 
-def score_five(prompt: str, sampling: Sampling) -> str:
-    return "I looked.</think>" if sampling.stop else "<answer>5</answer>"
-
-
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     engine = ScriptedEngine(score_five, profile=PROFILES["flex-omni"])
     judge = FlexJudge(engine, SETTINGS)
-    service: ServedJudge
     with served(judge) as service:
         yield Desk(engine, judge, service.url, tmp_path_factory.mktemp("rows"))
 
@@ -78,21 +73,10 @@ def judge_in_python(desk: Desk, form: Form) -> None:
     assert judgment.scores is not None, judgment.votes
 
 
-def judge_file(desk: Desk, path: Path) -> None:
-    (row,) = read_comparisons(path)
-    assert desk.judge.judge([row.load_comparison()])[0].scores is not None
-
-
-def judge_json_lines(desk: Desk, form: Form) -> None:
-    path = desk.folder / "rows.jsonl"
-    path.write_text(json.dumps({"prompt": form.prompt, "responses": [form.response], **form.columns}) + "\n")
-    judge_file(desk, path)
-
-
-def judge_parquet(desk: Desk, form: Form) -> None:
-    path = desk.folder / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist([{"prompt": form.prompt, "responses": [form.response], **form.columns}]), path)
-    judge_file(desk, path)
+def judge_file(desk: Desk, form: Form, file_form: str) -> None:
+    row = {"prompt": form.prompt, "responses": [form.response], **form.columns}
+    (read,) = read_comparisons(write_form(desk.folder, file_form, [row]))
+    assert desk.judge.judge([read.load_comparison()])[0].scores is not None
 
 
 def post(desk: Desk, path: str, body: Any) -> Any:
@@ -148,8 +132,7 @@ def reward_with_verifiers(desk: Desk, form: Form) -> None:
 
 
 def judge_data_run(desk: Desk, form: Form) -> None:
-    path = desk.folder / "prompts.jsonl"
-    path.write_text(json.dumps({"prompt": form.prompt, **form.columns}) + "\n")
+    path = write_form(desk.folder, "plain", [{"prompt": form.prompt, **form.columns}], stem="prompts")
     (row,) = read_prompts(open_source(str(path)), 0, 1, PromptColumns())
     assert not isinstance(row, Exception), row
     (response,) = Comparison.of("", form.response, view=form.columns.get("view", "full")).responses
@@ -159,8 +142,8 @@ def judge_data_run(desk: Desk, form: Form) -> None:
 Entrance = Callable[[Desk, Form], None]
 ENTRANCES: dict[str, Entrance] = {
     "Python": judge_in_python,
-    "a JSON lines file": judge_json_lines,
-    "a Parquet file": judge_parquet,
+    "a JSON lines file": lambda desk, form: judge_file(desk, form, "plain"),
+    "a Parquet file": lambda desk, form: judge_file(desk, form, "Parquet"),
     "/v1/judge": post_comparison,
     "/v1/rewards": post_sample,
     "/get_reward": post_openrlhf,
@@ -237,8 +220,9 @@ def make_object_array(*values: Any) -> Any:
     return array
 
 
-CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+CALLING = make_calling(tool_calls=[CALL])
 IMAGE_QUESTION = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+PICTURE = Image.new("RGB", (28, 28), "red")
 PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
     "messages of an SDK": (
         Form([QUESTION], [AssistantMessage(tool_calls=[Call(id="call_1", function=CallFunction(**CALL["function"]))])]),
@@ -253,8 +237,8 @@ PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
         Form([QUESTION], [CALLING, RESULT]),
     ),
     "a PIL image": (
-        Form([IMAGE_QUESTION], columns={"images": ["pil"]}),
-        Form([IMAGE_QUESTION], columns={"images": ["pil bytes"]}),
+        Form([IMAGE_QUESTION], columns={"images": [PICTURE]}),
+        Form([IMAGE_QUESTION], columns={"images": [make_image(PICTURE).data]}),
     ),
     "bytes of a data set": (
         Form([IMAGE_QUESTION], columns={"images": make_object_array({"bytes": RED, "path": None})}),
@@ -272,22 +256,10 @@ PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
 PYTHON_ENTRANCES = ("TRL in process", "TRL over HTTP", "verl", "verifiers")
 
 
-def insert_images(form: Form) -> Form:
-    """Replace the names of images by a PIL image, and by its encoded bytes."""
-    from PIL import Image
-
-    image = Image.new("RGB", (28, 28), "red")
-    values = {"pil": image, "pil bytes": make_image(image).data}
-    images = form.columns.get("images")
-    if isinstance(images, list) and isinstance(images[0], str):
-        return dataclasses.replace(form, columns={"images": [values.get(name, name) for name in images]})
-    return form
-
-
 @pytest.mark.parametrize("name", PYTHON_FORMS)
 @pytest.mark.parametrize("entrance", PYTHON_ENTRANCES)
 def test_objects_of_libraries_are_read_like_json(entrance: str, name: str, desk: Desk) -> None:
-    given, plain = (insert_images(form) for form in PYTHON_FORMS[name])
+    given, plain = PYTHON_FORMS[name]
     if not is_possible(entrance, given):
         pytest.skip("verifiers has no media columns")
     desk.forget()

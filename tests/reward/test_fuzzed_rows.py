@@ -12,16 +12,16 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripts import SETTINGS
+from scripts import SETTINGS, score_five
+from strict_json import parse_strictly
+from web import client
 
 from flex_judge.experiments.cli import main
 from flex_judge.judges import Comparison, FlexJudge, UsageError
-from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.models.profiles import PROFILES
 from flex_judge.reward.integrations.rows import RowConverter
 from flex_judge.reward.server.gateway import Gateway
-from flex_judge.reward.server.routes import create_app
 from flex_judge.reward.trl import JudgeReward
 
 FIELDS = (
@@ -61,30 +61,17 @@ rows = st.fixed_dictionaries(
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def score_five(prompt: str, sampling: Sampling) -> str:
-    del prompt
-    answers = 1 if sampling.regex is None else sampling.regex.count("</answer>")
-    return (
-        "I looked.</think>"
-        if sampling.stop
-        else ("<answer>5</answer>" * answers).removeprefix("<answer>" if sampling.regex else "")
-    )
-
-
-score_five.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
-
-
 @pytest.fixture(scope="module")
 def judge() -> FlexJudge:
     return FlexJudge(ScriptedEngine(score_five, profile=PROFILES["flex-omni"]), SETTINGS)
 
 
-def reject_constant(name: str) -> Any:
-    raise AssertionError(f"{name} is no JSON")
+def post_body(judge: FlexJudge, path: str, body: bytes) -> httpx.Response:
+    async def post() -> httpx.Response:
+        async with client(Gateway(judge.ajudge)) as http:
+            return await http.post(path, content=body, headers={"Content-Type": "application/json"})
 
-
-def parse_strictly(text: str | bytes) -> Any:
-    return json.loads(text, parse_constant=reject_constant)
+    return asyncio.run(post())
 
 
 @QUICK
@@ -118,13 +105,7 @@ def test_a_reward_function_returns_a_number_or_none(prompts: list[Any], images: 
 @QUICK
 @given(batch=st.lists(rows, min_size=1, max_size=3))
 def test_a_request_gets_one_result_per_row(batch: list[dict[str, Any]], judge: FlexJudge) -> None:
-    async def post() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(Gateway(judge.ajudge)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://judge") as client:
-            body = json.dumps({"comparisons": batch}, default=str)
-            return await client.post("/v1/judge", content=body, headers={"Content-Type": "application/json"})
-
-    response = asyncio.run(post())
+    response = post_body(judge, "/v1/judge", json.dumps({"comparisons": batch}, default=str).encode())
     body = parse_strictly(response.content)
     if response.status_code == 200:
         assert len(body["judgments"]) == len(batch)
@@ -137,12 +118,7 @@ def test_a_request_gets_one_result_per_row(batch: list[dict[str, Any]], judge: F
 @given(body=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
 @pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward"])
 def test_any_body_gets_a_json_answer(body: bytes, path: str, judge: FlexJudge) -> None:
-    async def post() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(Gateway(judge.ajudge)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://judge") as client:
-            return await client.post(path, content=body, headers={"Content-Type": "application/json"})
-
-    response = asyncio.run(post())
+    response = post_body(judge, path, body)
     assert response.status_code in (200, 400, 413, 422)
     parse_strictly(response.content)
 
@@ -153,7 +129,7 @@ def test_no_row_of_a_file_is_lost(batch: list[dict[str, Any]], tmp_path_factory:
     folder: Path = tmp_path_factory.mktemp("fuzz")
     path, out = folder / "rows.jsonl", folder / "out.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in batch), encoding="utf-8")
-    arguments = ["judge", str(path), "--engine", "scripted", "--model", f"{__name__}:score_five", "--out", str(out)]
+    arguments = ["judge", str(path), "--engine", "scripted", "--model", "scripts:score_five", "--out", str(out)]
     status = main([*arguments, "--max-think-tokens", "64"])
     assert status in (0, 1, 2)
     if status != 2:

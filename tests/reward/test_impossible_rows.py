@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from clips import picture
 from PIL import Image
+from scripts import score_five
 from served import ServedJudge, served
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Media, Message, Status
-from flex_judge.judges.engines import Sampling
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import UnscoredError
 from flex_judge.judges.media.opening import make_image
@@ -28,13 +28,8 @@ GOOD, LONG, DEEP = Image.new("RGB", (64, 64)), Image.new("RGB", (5000, 1)), Imag
 COLUMNS = {"image": [GOOD, GOOD, GOOD, LONG]}
 
 
-def reply(prompt: str, sampling: Sampling) -> str:
-    answers = prompt.rpartition("user\n")[2].count("'s Answer]")
-    return "Hm.</think>" if sampling.stop else "<answer>5</answer>" * answers
-
-
 def make_judge() -> FlexJudge:
-    engine = ScriptedEngine(reply, profile=PROFILES["flex-vl"])
+    engine = ScriptedEngine(score_five, profile=PROFILES["flex-vl"])
     return FlexJudge(engine, JudgeSettings(max_think_tokens=64, forced_answer=False))
 
 
@@ -92,10 +87,9 @@ async def test_verl_gets_the_status(service: ServedJudge) -> None:
 
 
 def make_large_image() -> Media:
-    file = io.BytesIO()
-    Image.effect_noise((1200, 1200), 80).save(file, "PNG")
-    assert len(file.getvalue()) > 1 << 20
-    return make_image(file.getvalue())
+    data = picture(Image.effect_noise((1200, 1200), 80))
+    assert len(data) > 1 << 20
+    return make_image(data)
 
 
 def test_a_medium_that_the_service_refuses_costs_its_own_rows(service: ServedJudge) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import clips
+import pytest
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -22,6 +23,17 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
             writer.writerows(rows)
     else:
         path.write_text(json.dumps(rows))
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], images: tuple[str, ...] = ()) -> Path:
+    """Write rows as the hub stores them, with columns of images."""
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list(rows)
+    for column in images:
+        table = table.cast_column(column, datasets.Image())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(str(path))
     return path
 
 

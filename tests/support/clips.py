@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import wave
@@ -13,6 +14,11 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
+
+
+def encode_uri(data: bytes, kind: str = "application/octet-stream") -> str:
+    """Encode the content of a file as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def noise(height: int = 40, width: int = 60) -> Any:

@@ -7,13 +7,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from clips import film, noise, picture, tone, wav
+from clips import encode_uri, film, noise, picture, tone, wav
 
 Json = dict[str, Any]
-
-
-def encode_uri(data: bytes) -> str:
-    return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
 
 RED, BLUE = (picture(noise(28, 28 + 28 * i)) for i in range(2))

@@ -1,4 +1,4 @@
-"""Run `flex-judge eval` in this process, and make items and stored replies for it."""
+"""Run `flex-judge eval` in this process, and make items and stored replies for it, or read the items of a release."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import benchmark_data as data
 import pytest
 
+from flex_judge.experiments.benchmarks import BENCHMARKS
+from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.experiments.cli import main
 from flex_judge.judges.io.files import ComparisonFileRow
@@ -42,6 +44,12 @@ def make_item(rubric: str, label: Any, responses: int, **groups: str) -> Item:
     """Make an item with short responses."""
     row = ComparisonFileRow("x", "here", {"prompt": "", "responses": ["r"] * responses}, rubric, Path())
     return Item(row, "t", label, groups)
+
+
+def parse_items(name: str, *paths: Path) -> list[Item]:
+    """Read the items of a benchmark from files or folders."""
+    spec = BENCHMARKS[name].spec
+    return BENCHMARKS[name].parse_items(open_data(list(map(str, paths)), spec.patterns, spec.expected, spec.columns))
 
 
 def write_replies(*rows: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Paths in the repository that tests use."""
+"""Paths in the repository and beside it that tests use."""
 
 from __future__ import annotations
 
@@ -7,5 +7,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SUPPORT = ROOT / "tests" / "support"
-SHARED = ROOT.parent / "shared"
-"""Folder with reference values outside the repository; tests that need it are skipped if it is missing."""
+
+
+def find_shared(name: str) -> Path:
+    """Find a file in the folder `shared` outside the repository; tests that need one are skipped if it is missing.
+
+    Args:
+        name: path in `shared`, which may be in any folder above the repository.
+
+    Returns:
+        The path, which does not exist if no such folder has the file.
+    """
+    paths = [parent / "shared" / name for parent in ROOT.parents]
+    return next((path for path in paths if path.exists()), paths[0])

@@ -187,6 +187,18 @@ def seeing_judge(prompt: str, sampling: Sampling) -> str:
 
 seeing_judge.profile = PROFILES["flex-vl"]  # type: ignore[attr-defined]
 
+
+def score_five(prompt: str, sampling: Sampling) -> str:
+    """Give every candidate a 5; its model takes images, audio and video."""
+    if sampling.stop == ("</think>",):
+        return "I looked.</think>"
+    if sampling.regex:  # A forced answer continues after the first "<answer>".
+        return ("<answer>5</answer>" * sampling.regex.count("</answer>")).removeprefix("<answer>")
+    return "<answer>5</answer>" * prompt.rpartition("user\n")[2].count("'s Answer]")
+
+
+score_five.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
+
 SETTINGS = JudgeSettings(max_think_tokens=400, max_answer_tokens=64, temperature=0.0)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ def questions() -> Any:
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": QUESTIONS, "answer": ANSWERS})
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Write rows as JSON lines and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load_rows(builder: str, files: Any, folder: Path, **options: Any) -> Any:
+    """Load files with `datasets`, as a user of them would; the cache is in the folder."""
+    from datasets import load_dataset
+
+    return load_dataset(builder, data_files=files, split="train", cache_dir=str(folder / "cache"), **options)
 
 
 def logged(trainer: Any, name: str) -> list[Any]:

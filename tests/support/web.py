@@ -66,6 +66,18 @@ def samples(*responses: str, **fields: Any) -> dict[str, Any]:
     return {"samples": [{"prompt": "Question?", "response": r} for r in responses], **fields}
 
 
+def get_results(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the judgments or rewards in an answer."""
+    assert answer.status_code == 200, answer.text
+    (rows,) = answer.json().values()
+    return list(rows)
+
+
+def get_statuses(answer: httpx.Response) -> list[str]:
+    """Return the statuses of the judgments or rewards in an answer."""
+    return [row["status"] for row in get_results(answer)]
+
+
 async def wait_until(condition: Any) -> None:
     """Wait until a condition is true; fails after two seconds."""
     async with asyncio.timeout(2):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pytest
+from clips import noise, picture
 from file_forms import BAD_TEXT, format_parquet
 
 from flex_judge.alignment.data.hub import HubDataset
@@ -118,9 +117,8 @@ def test_missing_data_set_raises_a_one_line_error(tmp_path: Path) -> None:
 def test_media_of_a_data_set_are_not_decoded_and_a_bad_one_costs_only_its_row(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, List, Value
 
-    picture = io.BytesIO()
-    PIL.Image.new("RGB", (8, 6), "red").save(picture, "PNG")
-    files = [picture.getvalue(), b"no picture", picture.getvalue()]
+    good = picture(noise(6, 8))
+    files = [good, b"no picture", good]
     features = Features({"prompt": Value("string"), "image": Image(), "nested": [{"images": List(Image())}]})
     rows = [{"prompt": f"q{n}", "image": {"bytes": file, "path": None}, "nested": []} for n, file in enumerate(files)]
     rows[0]["nested"] = [{"images": [{"bytes": files[1], "path": None}]}]

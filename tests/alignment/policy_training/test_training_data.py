@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clips import film
+from clips import encode_uri, film, noise, picture
 from PIL import Image
 from tiny_models import tiny_llama
 
@@ -276,9 +275,7 @@ def test_zero_held_out_prompts_select_nothing(tmp_path: Path) -> None:
 
 
 def test_written_prompts_are_read_back_unchanged(tmp_path: Path) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(picture, "PNG")
-    (tmp_path / "red.png").write_bytes(picture.getvalue())
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "red.png")
     rows = [{"prompt": "What is it?", "images": ["red.png"], "n": 3}, {"prompt": make_messages("Why?"), "n": 4}]
     source = open_source(write_rows(tmp_path / "rows.jsonl", rows))
     results = select_unseen_prompts(source, PromptColumns(number="n"), (), 2)
@@ -374,12 +371,7 @@ def test_null_fields_of_tables_are_dropped(tmp_path: Path) -> None:
 
 
 def test_image_marks_become_parts_of_the_prompt(tmp_path: Path) -> None:
-    import base64
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
-    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    row = make_preference("First <image> then text.", images=[uri])
+    row = make_preference("First <image> then text.", images=[encode_uri(picture(noise(8, 8)), "image/png")])
     data = load_preference_data(write_rows(tmp_path / "rows.jsonl", [row]))
     (message,) = data.rows[0]["prompt"]
     assert [part["type"] for part in message["content"]] == ["text", "image", "text"]

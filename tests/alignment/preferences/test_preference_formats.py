@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clips import noise, picture
-from training import two_steps
+from training import load_rows, two_steps, write_lines
 
 from flex_judge.alignment.data.image_uris import encode_data_uri
 from flex_judge.alignment.data.rows import PromptRow
@@ -38,17 +36,6 @@ def make_pair(
     high = Side(1, chosen, 5, expected, "right", temperature)
     low = Side(0, rejected, 2, expected and 2.25, "", temperature)
     return Pair(prompt, high, low, "highest_lowest", 2, 0.0, "general", "judge@1", "policy@1")
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load_rows(builder: str, files: Any, cache: Path, **options: Any) -> Any:
-    from datasets import load_dataset
-
-    return load_dataset(builder, data_files=files, split="train", cache_dir=str(cache / "cache"), **options)
 
 
 def test_preference_row_for_text_models_has_text() -> None:

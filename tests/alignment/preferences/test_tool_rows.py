@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import two_steps
+from tiny_models import tiny_llama
+from training import load_rows, two_steps, write_lines
 
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.texts import (
@@ -56,17 +57,6 @@ def make_pair(prompt: tuple[Message, ...], chosen: Response = "", rejected: Resp
     row = PromptRow(f"q{n}", prompt, where=f"prompts.jsonl, line {n}")
     high = Side(1, chosen or read_answer("ann"), 5, 4.8, "right", 0.8)
     return Pair(row, high, Side(0, rejected, 2, 2.25, "", 0.8), "highest_lowest", 2, 0.0, "general", "judge", "policy")
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load_rows(builder: str, files: str, folder: Path, **options: Any) -> Any:
-    from datasets import load_dataset
-
-    return load_dataset(builder, data_files=files, split="train", cache_dir=str(folder / "cache"), **options)
 
 
 def test_preference_row_keeps_calls_results_names_reasoning_and_definitions() -> None:
@@ -243,16 +233,19 @@ TEMPLATE = """\
 {% endif %}"""
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.mark.slow  # trains with three trainers of TRL
 @pytest.mark.parametrize("name", TEXT_FORMATS)
 @pytest.mark.parametrize("kind", ["json", "parquet"])
-def test_trl_trains_on_calls_and_definitions(name: str, kind: str, tmp_path: Path) -> None:
+def test_trl_trains_on_calls_and_definitions(name: str, kind: str, llama: Path, tmp_path: Path) -> None:
     import trl
-    from tiny_models import tiny_llama
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-    model = tiny_llama(tmp_path / "llama")
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(llama)
     tokenizer.chat_template = TEMPLATE
     pairs = [make_pair(read_prompt(TOOLS), read_answer(f"ann {n}"), n=n) for n in range(3)]
     pairs.append(make_pair((Message("user", "Hi"),), "Hello", n=3))
@@ -267,9 +260,9 @@ def test_trl_trains_on_calls_and_definitions(name: str, kind: str, tmp_path: Pat
         data = load_rows("json", write_lines(tmp_path / "a.jsonl", rows), tmp_path, features=features)
     kinds = {"preference": "DPO", "kto": "KTO", "reward": "Reward"}
     if name == "reward":
-        network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1)
+        network = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=1)
     else:
-        network = AutoModelForCausalLM.from_pretrained(model)
+        network = AutoModelForCausalLM.from_pretrained(llama)
     config = getattr(trl, f"{kinds[name]}Config")
     trainer = getattr(trl, f"{kinds[name]}Trainer")(
         model=network,

@@ -8,9 +8,9 @@ from typing import Any
 
 import benchmark_data as data
 import pytest
+from eval_command import parse_items
 
 from flex_judge.experiments.benchmarks import BENCHMARKS
-from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main
 from flex_judge.experiments.common.flags import make_config
@@ -56,8 +56,7 @@ def test_pandalm_reads_nan_as_an_empty_text(tmp_path: Path) -> None:
     empty_row = {"instruction": "Be silent.", "input": float("nan"), "response1": float("nan"), "response2": "says=3"}
     path = data.write_table(tmp_path / "testset-v1.json", [{"idx": 0, **empty_row, "label": 1}])
     assert "NaN" in path.read_text()
-    spec = BENCHMARKS["pandalm"].spec
-    (item,) = BENCHMARKS["pandalm"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+    (item,) = parse_items("pandalm", path)
     assert item.row.load_comparison().responses == ("", "says=3")
     assert item.row.load_comparison().prompt[0].content == "Be silent."
 
@@ -122,10 +121,9 @@ def test_judgelm_parses_labels_from_the_text_of_gpt_4(tmp_path: Path) -> None:
 
 def test_judgelm_prefers_the_text_of_gpt_4_to_plain_scores(tmp_path: Path) -> None:
     folder = data.write_judgelm(tmp_path / "data")
-    files = [str(folder / "judgelm_val_5k.jsonl"), str(folder / "judgelm_val_5k_gpt4.jsonl")]
-    spec = BENCHMARKS["judgelm"].spec
+    files = [folder / "judgelm_val_5k.jsonl", folder / "judgelm_val_5k_gpt4.jsonl"]
     for order in (files, files[::-1]):
-        items = BENCHMARKS["judgelm"].parse_items(open_data(order, spec.patterns, spec.expected))
+        items = parse_items("judgelm", *order)
         assert [item.label for item in items] == [0, "tie", 0, None]
 
 
@@ -205,10 +203,7 @@ WRITERS = {name: getattr(data, f"write_{name.replace('-', '_')}") for name in BE
 def test_parser_accepts_the_answer_format_of_the_prompt(name: str, tmp_path: Path) -> None:
     spec = BENCHMARKS[name].spec
     path = WRITERS[name](tmp_path / "data")
-    benchmark = BENCHMARKS[name]
-    items = benchmark.mark_missing_media(
-        benchmark.parse_items(open_data([str(path)], spec.patterns, spec.expected, spec.columns))
-    )
+    items = BENCHMARKS[name].mark_missing_media(parse_items(name, path))
     assert {item.task for item in items} == set(spec.tasks)
     for item in items:
         rubric, n = load_rubric(item.row.rubric), len(item.row.data["responses"])

@@ -8,10 +8,8 @@ from typing import Any
 
 import benchmark_data as data
 import pytest
-from eval_command import JUDGE, Run, write_replies
+from eval_command import JUDGE, Run, parse_items, write_replies
 
-from flex_judge.experiments.benchmarks import BENCHMARKS
-from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.judges.errors import UsageError
 
 
@@ -27,19 +25,17 @@ def test_response_may_be_a_json_scalar(value: Any, text: str, tmp_path: Path) ->
     }
     for name, row in rows.items():
         path = data.write_table(tmp_path / f"{name}.json", [row])
-        spec = BENCHMARKS[name].spec
-        (item,) = BENCHMARKS[name].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+        (item,) = parse_items(name, path)
         assert item.row.load_comparison().responses == (text, "No."), name
         if name == "pandalm":
             assert item.row.load_comparison().prompt[0].content == f"Is it?\n\n{text}"
 
 
 def test_genai_edit_states_all_facts_of_the_makers_prompt(tmp_path: Path) -> None:
-    folder, spec = data.write_genai_bench(tmp_path / "data"), BENCHMARKS["genai-bench"].spec
-    path = folder / "image_edition.jsonl"
+    path = data.write_genai_bench(tmp_path / "data") / "image_edition.jsonl"
     row = json.loads(path.read_text())
     data.write_table(path, [row, {**row, "source_prompt": None}, {**row, "instruct_prompt": ""}])
-    items = BENCHMARKS["genai-bench"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+    items = parse_items("genai-bench", path)
     questions = [item.row.data["prompt"][0]["content"] for item in items]
     assert [question[0]["type"] for question in questions] == ["image"] * 3
     lines = [
@@ -51,7 +47,7 @@ def test_genai_edit_states_all_facts_of_the_makers_prompt(tmp_path: Path) -> Non
     assert texts == [lines, lines[1:], lines[:2]]
     data.write_table(path, [{**row, "instruct_prompt": "", "target_prompt": None}])
     with pytest.raises(UsageError, match="row 1, field 'instruct_prompt': expected an editing instruction"):
-        BENCHMARKS["genai-bench"].parse_items(open_data([str(path)], spec.patterns, spec.expected))
+        parse_items("genai-bench", path)
 
 
 def test_report_says_whose_prompts_were_used(

@@ -13,16 +13,13 @@ from typing import Any
 
 import pytest
 from eval_command import Run
-from repository import ROOT
+from repository import find_shared
 
 
 def find_release(name: str) -> Path:
-    folders = [
-        Path(os.environ.get("FLEX_JUDGE_RELEASES", "")),
-        *(parent / "shared" / "data" for parent in ROOT.parents),
-    ]
-    path = next((folder / name for folder in folders if (folder / name).exists()), None)
-    if path is None:
+    own = Path(os.environ.get("FLEX_JUDGE_RELEASES", "")) / name
+    path = own if own.exists() else find_shared(f"data/{name}")
+    if not path.exists():
         pytest.skip(f"{name} is not on this machine")
     return path
 

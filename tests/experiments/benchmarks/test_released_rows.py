@@ -9,21 +9,15 @@ from typing import Any
 import benchmark_data as data
 import clips
 import pytest
+from eval_command import parse_items
 
-from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.cells import parse_list, read_answer
-from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.benchmarks.items import TIE, Item
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.types import Comparison
 
 PICTURE = {"bytes": clips.picture(clips.noise()), "path": "a.png"}
 """An image as `datasets` stores it in Parquet."""
-
-
-def parse(name: str, *paths: Path) -> list[Item]:
-    spec = BENCHMARKS[name].spec
-    return BENCHMARKS[name].parse_items(open_data(list(map(str, paths)), spec.patterns, spec.expected, spec.columns))
 
 
 def load(item: Item) -> Comparison:
@@ -33,16 +27,6 @@ def load(item: Item) -> Comparison:
 def count_media(comparison: Comparison) -> int:
     contents = [message.content for message in comparison.prompt] + list(comparison.responses)
     return sum(not isinstance(part, str) for content in contents if not isinstance(content, str) for part in content)
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]], images: tuple[str, ...] = ()) -> Path:
-    datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list(rows)
-    for column in images:
-        table = table.cast_column(column, datasets.Image())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(str(path))
-    return path
 
 
 # MLLM-as-a-Judge: batch.jsonl names the folder of its images, the other files do not; the label has two names; scores
@@ -81,7 +65,7 @@ def test_mllm_judge_as_released(suffix: str, capitalize: bool, tmp_path: Path) -
     folder = write_mllm_judge(tmp_path / "Dataset", suffix, capitalize)
     if suffix:
         (folder / "Benchmark").rename(folder / "Benchmark_Lite")
-    items = parse("mllm-judge", folder)
+    items = parse_items("mllm-judge", folder)
     assert len({item.id for item in items}) == len(items) == 8
     by_task = {task: [item for item in items if item.task == task] for task in ("score", "pair", "batch")}
     assert [item.label for item in by_task["score"]] == [3, 4]
@@ -98,12 +82,12 @@ def test_mllm_judge_answers_of_other_types(tmp_path: Path) -> None:
         {**common, "answer1": {"name": "m", "answer": 12}, "answer2": True, "human": "A"},
         {**common, "answer1": None, "answer2": {"name": "m", "answer": None}, "human": "C"},
     ]
-    first, second = parse("mllm-judge", data.write_table(tmp_path / "pair.jsonl", rows))
+    first, second = parse_items("mllm-judge", data.write_table(tmp_path / "pair.jsonl", rows))
     assert load(first).responses == ("12", "true")
     assert load(second).responses == ("", "")
     bad = [{**common, "answer1": {"text": "x"}, "answer2": "y", "human": "A"}]
     with pytest.raises(UsageError, match="row 1, field 'answer1': expected a text"):
-        parse("mllm-judge", data.write_table(tmp_path / "pair.jsonl", bad))
+        parse_items("mllm-judge", data.write_table(tmp_path / "pair.jsonl", bad))
 
 
 # VL-RewardBench: Parquet with images as bytes, further columns, ids that repeat, and the mark of the image in the text.
@@ -135,7 +119,8 @@ def test_vl_rewardbench_as_released(tmp_path: Path) -> None:
         }
         for k, name in enumerate([*sources, "RLAIF-V-3"])
     ]
-    items = parse("vl-rewardbench", write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, ("image",)))
+    path = data.write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows, ("image",))
+    items = parse_items("vl-rewardbench", path)
     assert [item.groups["group"] for item in items] == [
         *("general", "general", "hallucination", "hallucination", "hallucination", "reasoning", "reasoning"),
         "hallucination",
@@ -153,7 +138,7 @@ def test_vl_rewardbench_lists_may_be_texts(tmp_path: Path) -> None:
     data.write_picture(tmp_path / "images" / "a.png")
     row = {"id": "x", "query": "What?", "response": "['it\\'s 3', 'no']", "human_ranking": "[1, 0]", "image": "a.png"}
     two_images = {**row, "image": ["a.png", "a.png"], "response": [3, None], "human_ranking": [1.0, 0.0]}
-    first, second = parse("vl-rewardbench", data.write_table(tmp_path / "test.jsonl", [row, two_images]))
+    first, second = parse_items("vl-rewardbench", data.write_table(tmp_path / "test.jsonl", [row, two_images]))
     assert load(first).responses == ("it's 3", "no")
     assert load(second).responses == ("3", "")
     assert (first.label, second.label) == (1, 1)
@@ -176,7 +161,7 @@ def test_vl_rewardbench_names_an_unusable_value(change: dict[str, Any], problem:
     encoded = json.dumps(row, default=lambda value: None)
     (tmp_path / "test.jsonl").write_text(encoded + "\n")
     with pytest.raises(UsageError, match=problem):
-        parse("vl-rewardbench", tmp_path / "test.jsonl")
+        parse_items("vl-rewardbench", tmp_path / "test.jsonl")
 
 
 # MJ-Bench: splits as Parquet files with images as bytes; the release of 2025 has one file with a column `category`.
@@ -186,8 +171,8 @@ def test_mj_bench_as_released(tmp_path: Path) -> None:
     row = {"caption": "A cat.", "image0": PICTURE, "image1": PICTURE, "label": 1, "info": "existence"}
     for split in ("alignment", "safety", "quality"):
         rows = [row, {**row, "caption": None, "label": 0, "info": ""}]
-        write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", rows, ("image0", "image1"))
-    items = parse("mj-bench", tmp_path)
+        data.write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", rows, ("image0", "image1"))
+    items = parse_items("mj-bench", tmp_path)
     assert [(item.task, item.label) for item in items] == [
         *(("alignment", 1), ("alignment", 0), ("artifact", 1), ("artifact", 0), ("safety", 1), ("safety", 0))
     ]
@@ -205,7 +190,7 @@ def test_mj_bench_of_2025_has_categories(tmp_path: Path) -> None:
         "subcategory": "light",
     }
     rows = [{**row, "category": category} for category in ("Quality", "alignment", "composition", "bias")]
-    items = parse("mj-bench", write_parquet(tmp_path / "train.parquet", rows, ("image0", "image1")))
+    items = parse_items("mj-bench", data.write_parquet(tmp_path / "train.parquet", rows, ("image0", "image1")))
     assert [item.task for item in items if item.label is not None] == ["artifact", "alignment"]
     assert [item.left_out for item in items if item.label is None] == [
         "its category 'composition' is no task of the published results",
@@ -231,7 +216,8 @@ def test_multimodal_rewardbench_as_released(tmp_path: Path) -> None:
         ("mmmu-s_8", "knowledge", "knowledge"),
     ]
     rows = [{**row, "ID": name, "Category": category} for name, category, _ in kinds]
-    items = parse("multimodal-rewardbench", data.write_table(tmp_path / "data" / "all_data.json", rows).parent.parent)
+    data.write_table(tmp_path / "data" / "all_data.json", rows)
+    items = parse_items("multimodal-rewardbench", tmp_path)
     assert [item.groups["area"] for item in items] == [area for _, _, area in kinds]
     assert load(items[0]).responses == ("4", "B")
     assert items[0].label == 1
@@ -239,7 +225,7 @@ def test_multimodal_rewardbench_as_released(tmp_path: Path) -> None:
     del rows[0]["Text"]
     data.write_table(tmp_path / "data" / "all_data.json", rows)
     with pytest.raises(UsageError, match=r"scripts/0_download_data.py makes from all_data_release.json"):
-        parse("multimodal-rewardbench", tmp_path)
+        parse_items("multimodal-rewardbench", tmp_path)
 
 
 # Judge Anything: paths relative to the folder of their file, lists of images, empty answers, and a file of checklists.
@@ -278,7 +264,7 @@ def test_judge_anything_as_released(tmp_path: Path) -> None:
     rows = [{**judgments[0], "choice": "0"}, {**judgments[1], "choice": 2.0}]
     rows.append({"uniq_id": "b", "rubric_name": "overall_score", "model_name": "codi", "score": "3"})
     data.write_table(folder / "Preference" / "Human.json", rows)
-    items = parse("judge-anything", folder)
+    items = parse_items("judge-anything", folder)
     assert [(item.task, item.label) for item in items] == [("pair", 0), ("pair", 1), ("score", 3.0)]
     assert load(items[0]).responses == ("Because.", "")
     assert count_media(load(items[1])) == 2 + 2 + 1
@@ -293,7 +279,7 @@ def test_nisqa_corpus_file_keeps_the_three_test_sets(tmp_path: Path) -> None:
         path = f"{db}/deg/c1_{db}.wav"
         data.write_clip(tmp_path / path)
         rows.append({"db": db, "con": "1", "filepath_deg": path, "votes": "24", "mos": "3.04166666666667", "noi": ""})
-    items = parse("nisqa", data.write_table(tmp_path / "NISQA_corpus_file.csv", rows))
+    items = parse_items("nisqa", data.write_table(tmp_path / "NISQA_corpus_file.csv", rows))
     assert [item.groups["set"] for item in items if item.label is not None] == ["NISQA_TEST_FOR", "NISQA_TEST_LIVETALK"]
     assert {item.left_out for item in items if item.label is None} == {"its set is none of the three test sets"}
     assert count_media(load(items[1])) == 1
@@ -308,7 +294,7 @@ def test_voxsim_reads_labels_between_the_steps_of_the_scale(tmp_path: Path) -> N
     (tmp_path / "voxsim_test_list.txt").write_text("\n".join(lines) + "\n")
     for folder, name in (("dev/wav", "id1/9w-E_x/1.wav"), ("test/wav", "id2/-b/2.wav")):
         data.write_clip(tmp_path / folder / name)
-    items = parse("voxsim", tmp_path)
+    items = parse_items("voxsim", tmp_path)
     assert [item.label for item in items] == [1.0, 5.7, 6.0]
     assert count_media(load(items[0])) == 2
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import benchmark_data as data
 import pytest
+from eval_command import parse_items
 
 from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.best_of import BestOfScoring
-from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, make_placeholder_judgment
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.run import main
@@ -90,8 +90,7 @@ def make_row(id: str, subset: str, num_right: int, num_wrong: int) -> dict[str, 
 
 
 def parse_rows(folder: Path, rows: list[dict[str, Any]]) -> list[Item]:
-    path = data.write_table(folder / "test.jsonl", rows)
-    return BENCHMARK.parse_items(open_data([str(path)], BENCHMARK.spec.patterns, BENCHMARK.spec.expected))
+    return parse_items("rewardbench2", data.write_table(folder / "test.jsonl", rows))
 
 
 def judge_items(items: Sequence[Item], rows: Sequence[Row], task: str) -> list[ItemOutcome]:
@@ -246,13 +245,9 @@ def test_answers_may_be_empty_numbers_or_booleans(tmp_path: Path) -> None:
 
 
 def test_parquet_of_the_hub_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     rows = [make_row("0", "Math", 1, 3), make_row("ref:0", "Ties", 1, 4), make_row("tied:0", "Ties", 3, 4)]
     rows = [{**row, "models": ["m"], "additional_metadata": {"valid": None, "index": 1.0}} for row in rows]
-    (tmp_path / "data").mkdir()
-    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "data" / "test-00000-of-00001.parquet"))
-    parsed = BENCHMARK.parse_items(
-        open_data([str(tmp_path / "data")], BENCHMARK.spec.patterns, BENCHMARK.spec.expected)
-    )
+    path = data.write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", rows)
+    parsed = parse_items("rewardbench2", path.parent)
     assert len([item for item in parsed if item.task == "rating"]) == 4 + 5 + 7
     assert len({item.id for item in parsed}) == len(parsed)

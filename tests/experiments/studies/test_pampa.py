@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pampa import TASK, compute_style, make_summary
 
 from flex_judge.experiments.cli import main as run_command
 from flex_judge.experiments.studies.pampa import run
@@ -26,10 +27,8 @@ from flex_judge.experiments.studies.pampa.table import (
     read_molecules,
     split_molecules,
 )
-from flex_judge.experiments.studies.pampa.task import CLASSES, HIGH, LOW, STYLES, ClassificationTask
+from flex_judge.experiments.studies.pampa.task import HIGH, LOW, STYLES, ClassificationTask
 from flex_judge.judges.errors import UsageError
-
-TASK = ClassificationTask.from_classes(CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -197,39 +196,25 @@ def test_missing_answers_do_not_raise_the_correlation() -> None:
     assert compute_accuracy_metrics([HIGH] * 4 + [LOW] * 4, [HIGH] * 4 + [None] * 4)["mcc"] == 0.0
 
 
-def make_summary() -> dict[str, Any]:
+def make_trained_summary() -> dict[str, Any]:
     rows = [
         make_row(HIGH, ("h", 9), ("l", 3)),
         make_row(LOW, ("h", 5), ("l", 6)),
         make_row(HIGH, ("?", 1), ("?", None)),
     ]
-    style = {
-        "greedy": compute_pass_at_1(rows, TASK),
-        "best": compute_best_of_n(rows, TASK),
-        "pass_at": compute_pass_at_n(rows, TASK),
-    }
-    style["sampled"] = {"outcomes": count_outcomes(rows, TASK)}
-    return {
-        "data": "pampa.tab",
-        "policy": "mol-llama",
-        "judge": "flex-mol-llama",
-        "question": TASK.question,
-        "samples": 2,
-        "test": 3,
-        "majority": {"class": HIGH, "accuracy": 2 / 3},
-        "classes_seen": 2,
-        "is_paper_s": True,
-        "left_out": {"has no label": 2},
-        "dpo": {"pairs": 40, "steps": 4, "highest_learning_rate": 1e-5},
-        "styles": {
-            "default": {**style, "dpo": compute_pass_at_1(rows, TASK), "gain": estimate_gain(rows, rows, TASK)},
-            "cot": style,
-        },
-    }
+    style = compute_style(rows)
+    trained = {**style, "dpo": compute_pass_at_1(rows, TASK), "gain": estimate_gain(rows, rows, TASK)}
+    return make_summary(
+        {"default": trained, "cot": style},
+        test=3,
+        majority={"class": HIGH, "accuracy": 2 / 3},
+        left_out={"has no label": 2},
+        dpo={"pairs": 40, "steps": 4, "highest_learning_rate": 1e-5},
+    )
 
 
 def test_page_compares_all_steps_with_the_paper_and_a_constant_answer(tmp_path: Path) -> None:
-    head, *rows = list_table_rows(make_summary())
+    head, *rows = list_table_rows(make_trained_summary())
     cells_by_row = {cells[0]: cells[1:] for cells in rows}
     assert all(len(cells) == len(head) for cells in rows)
     assert cells_by_row[f"always “{HIGH}”"] == ("66.67", "50.00", "0.000", "", "84.52")
@@ -242,12 +227,12 @@ def test_page_compares_all_steps_with_the_paper_and_a_constant_answer(tmp_path: 
     assert cells_by_row["default: greedy, after DPO"][-1] == "76.41"
     assert "cot: greedy, after DPO" not in cells_by_row
     (tmp_path / "other").mkdir()
-    page = write_page(tmp_path, make_summary()).read_text()
+    page = write_page(tmp_path, make_trained_summary()).read_text()
     assert "84.52" in page
     assert "no class" in page
     assert "<script" not in page
-    assert write_page(tmp_path, make_summary()).read_text() == page
-    other = make_summary() | {"is_paper_s": False}
+    assert write_page(tmp_path, make_trained_summary()).read_text() == page
+    other = make_trained_summary() | {"is_paper_s": False}
     assert all(len(cells) == len(head) - 1 for cells in list_table_rows(other))
     assert "84.52" not in write_page(tmp_path / "other", other).read_text()
     assert "learning rate at most 1.0e-05" in page

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pampa import TASK, compute_style, make_summary
 from tiny_models import tiny_llama
 
 from flex_judge.experiments.cli import main as run_command
@@ -21,17 +22,10 @@ from flex_judge.experiments.studies.pampa.second_pass import (
     continue_answers,
     needs_second_pass,
 )
-from flex_judge.experiments.studies.pampa.statistics import (
-    compute_best_of_n,
-    compute_pass_at_1,
-    compute_pass_at_n,
-    count_outcomes,
-)
-from flex_judge.experiments.studies.pampa.task import CLASSES, HIGH, LOW, ClassificationTask
+from flex_judge.experiments.studies.pampa.task import HIGH, LOW
 from flex_judge.judges.engines import EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
 
-TASK = ClassificationTask.from_classes(CLASSES)
 SMILES = ("CCO", "O", "c1ccccc1", "CC(=O)C", "CCN", "CCC", "CO", "CN", "C=O", "C#N")
 
 
@@ -189,34 +183,15 @@ def test_official_metrics_leave_out_what_the_published_scripts_leave_out() -> No
 
 def test_report_shows_answers_with_and_without_the_second_pass(tmp_path: Path) -> None:
     rows = [make_row(HIGH, ("It passes.", 9), ("Low permeability.", 3)), make_row(LOW, ("It may.", 5), ("Hm.", 6))]
-    results: dict[str, Any] = {
-        "greedy": compute_pass_at_1(rows, TASK),
-        "best": compute_best_of_n(rows, TASK),
-        "pass_at": compute_pass_at_n(rows, TASK),
-        "sampled": {"outcomes": count_outcomes(rows, TASK)},
-    }
+    results = compute_style(rows)
     continued = [
         make_row(HIGH, ("It passes.\n\nFinal answer: High permeability", 9), ("Low permeability.", 3)),
         make_row(LOW, ("It may.\n\nFinal answer: High permeability", 5), ("Hm.", 6)),
     ]
     for step in ("greedy", "best"):
         add_second_pass_metrics(results, step, continued, TASK, seed=0)
-    summary: dict[str, Any] = {
-        "data": "pampa.json",
-        "policy": "mol-llama",
-        "judge": "flex-mol-llama",
-        "question": TASK.question,
-        "samples": 2,
-        "test": 2,
-        "majority": {"class": HIGH, "accuracy": 0.5},
-        "classes_seen": 2,
-        "is_paper_s": True,
-        "released_prompts": ["default"],
-        "ignored_conformers": True,
-        "left_out": {},
-        "dpo": None,
-        "styles": {"default": results},
-    }
+    released = {"data": "pampa.json", "released_prompts": ["default"], "ignored_conformers": True}
+    summary = make_summary({"default": results}, **released)
     head, *table = list_table_rows(summary)
     cells = {row[0]: row[1:] for row in table}
     assert all(len(row) == len(head) for row in table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -15,19 +14,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strict_json import parse_strictly
 
 from flex_judge.judges import UsageError
 from flex_judge.judges.io.json_values import MAX_DEPTH, dump_json, to_json_value
 from flex_judge.judges.io.jsonl import Journal, read_rows, write_rows
 
 NAN, INF = float("nan"), float("inf")
-
-
-def parse_strictly(text: str) -> Any:
-    def reject(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=reject)
 
 
 @pytest.mark.parametrize(

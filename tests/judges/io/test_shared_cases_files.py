@@ -5,8 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-import pytest
-from repository import SHARED
+from shared_cases import CASES, needs_cases
 
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import open_source
@@ -16,9 +15,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import InvalidRow, read_comparisons
 from flex_judge.judges.rubrics import load_rubric
 
-CASES = SHARED / "cases"
-
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
+pytestmark = needs_cases
 
 
 def test_bad_byte_in_a_column_that_nobody_asked_for_costs_nothing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import pickle
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import film, noise, picture, timed_film, tone, wav
+from clips import encode_uri, film, noise, picture, timed_film, tone, wav
 from PIL import Image
 
 from flex_judge.judges.errors import MediaError
@@ -32,10 +31,6 @@ from flex_judge.judges.media.types import Media, Modality
 
 PIXELS = noise()
 TONE = tone(0.5)
-
-
-def make_data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 FILES: dict[Modality, Callable[[], bytes]] = {
@@ -57,7 +52,7 @@ def test_all_source_types_give_the_same_media(modality: Modality, tmp_path: Path
         path.as_uri(),
         data,
         bytearray(data),
-        make_data_uri(data, "application/octet-stream"),
+        encode_uri(data, "application/octet-stream"),
     ]
     forms += [{"bytes": data, "path": None}, {"bytes": None, "path": str(path)}, {"bytes": data, "path": "gone.bin"}]
     media = [make_media(modality, form) for form in forms]
@@ -256,9 +251,7 @@ def test_truncated_audio_is_detected_on_opening() -> None:
 
 def test_truncated_animation_is_rejected_and_a_missing_trailer_is_not() -> None:
     frames = [Image.fromarray(np.roll(PIXELS, k, axis=0)) for k in range(3)]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=500)
-    data = file.getvalue()
+    data = picture(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=500)
     for size in (len(data) - 3, len(data) * 2 // 3):
         with pytest.raises(MediaError, match="is truncated"):
             make_video(data[:size])

@@ -11,6 +11,7 @@ import pytest
 from clips import damage_packets, sound, timed_sound, tone, wav
 
 from flex_judge.judges.errors import MediaError
+from flex_judge.judges.media.headers import remove_id3_tags
 from flex_judge.judges.media.opening import make_audio
 from flex_judge.judges.media.prepared import MediaLimits, PreparedMedia
 from flex_judge.judges.models.inputs.preparation import prepare_media
@@ -102,8 +103,6 @@ def test_many_short_joined_mp3_files_are_decoded() -> None:
 
 
 def test_sound_that_looks_like_a_tag_is_kept() -> None:
-    from flex_judge.judges.media.headers import remove_id3_tags
-
     data = make_mp3()
     middle = len(data) // 2
     for fake in (b"ID3\x04\x00\x00\x00\x00\x00\x05", b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f"):

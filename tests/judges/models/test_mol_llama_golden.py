@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lazy import lazy
-from repository import SHARED
+from repository import find_shared
 
 torch = lazy("torch")
 load_file = lazy("safetensors.torch", "load_file")
@@ -28,7 +28,7 @@ compute_features_2d, compute_features_3d, parse_smiles = lazy(
 GRAPHS = lazy("flex_judge.judges.models.mol_llama.graphs", "GRAPHS")
 expand_placeholders = lazy("flex_judge.judges.models.mol_llama.processor", "expand_placeholders")
 
-GOLDEN = SHARED / "golden" / "mol_llama"
+GOLDEN = find_shared("golden/mol_llama")
 if not GOLDEN.is_dir():
     pytest.skip("no reference values", allow_module_level=True)
 TOLERANCE = 1e-5

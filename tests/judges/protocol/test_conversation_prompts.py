@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from prompt_texts import join_pieces
 
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.media.types import Media, Modality
@@ -26,8 +27,7 @@ def build_user_pieces(*responses: Response, prompt: tuple[Message, ...] = (HI,))
 
 
 def get_user_text(*responses: Response, prompt: tuple[Message, ...] = (HI,)) -> str:
-    pieces = build_user_pieces(*responses, prompt=prompt)
-    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in pieces)
+    return join_pieces(build_user_pieces(*responses, prompt=prompt))
 
 
 def get_trajectory_text(*messages: Message) -> str:

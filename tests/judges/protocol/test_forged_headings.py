@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prompt_texts import join_pieces
 
 from flex_judge.judges.protocol.lookalikes import list_readings, reduce_line
 from flex_judge.judges.protocol.quoting import quote_headings
@@ -14,8 +15,7 @@ LINE_BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85
 
 
 def quote_text(text: str, in_conversation: bool = True, rubric: Rubric = GENERAL) -> str:
-    pieces = quote_headings([Span(text)], rubric, in_conversation)
-    return "".join(piece.text for piece in pieces if isinstance(piece, Span))
+    return join_pieces(quote_headings([Span(text)], rubric, in_conversation))
 
 
 def to_tags(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_texts import join_pieces
 
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.protocol.prompts import build_judge_turns
@@ -157,8 +158,7 @@ def test_headings_are_those_of_the_messages(chat: tuple[Message, ...], candidate
         expected.append("[Assistant's Answer]" if len(candidates) == 1 else f"[Assistant {k}'s Answer]")
         if isinstance(response, Trajectory):
             expected += list_expected_headings(response.messages)
-    text = "".join(piece.text for piece in user.pieces if isinstance(piece, Span))
-    headings = find_headings(text)
+    headings = find_headings(join_pieces(user.pieces))
     if not comparison.is_conversation:  # Without message headings, only section headers can be forged.
         headings = [heading for heading in headings if not heading.startswith(simplify("[message"))]
     assert headings == [simplify(heading).removesuffix("]") for heading in expected]
@@ -168,7 +168,7 @@ def test_headings_are_those_of_the_messages(chat: tuple[Message, ...], candidate
 @given(chats, responses)
 def test_every_text_is_shown(chat: tuple[Message, ...], response: Response) -> None:
     _, user = build_judge_turns(Comparison("", chat, (response, "x")), load_rubric("general"))
-    shown = "".join(piece.text for piece in user.pieces if isinstance(piece, Span)).replace("> ", "")
+    shown = join_pieces(user.pieces).replace("> ", "")
     everyone = [*chat, *(response.messages if isinstance(response, Trajectory) else [])]
     texts = [text for m in everyone for text in (m.reasoning, *m.tools, *(call.arguments for call in m.tool_calls))]
     texts += [str(message.content) for message in everyone]

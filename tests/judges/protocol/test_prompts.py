@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prompt_texts import join_pieces
 
 from flex_judge.judges import Comparison, Message, UsageError
 from flex_judge.judges.media.types import Media, Modality
@@ -41,10 +41,6 @@ ODD = Rubric("odd", "{scale} {0} %s {{x}} \\1", Scale(1, 5, 1), ("1.5", "4.0"))
 CAT, DOG = Media(Modality.IMAGE, b"cat", "cat.png"), Media(Modality.IMAGE, b"dog", "dog.png")
 CLIP = Media(Modality.AUDIO, b"clip", "clip.wav")
 ETHANOL = Media(Modality.MOLECULE, b"CCO", "CCO")
-
-
-def join_pieces(pieces: Sequence[Span | Media]) -> str:
-    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in pieces)
 
 
 def get_turn_texts(comparison: Comparison, rubric: Rubric = GENERAL) -> list[tuple[str, str]]:

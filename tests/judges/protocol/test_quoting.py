@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prompt_texts import join_pieces
 
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.media.types import Media, Modality
@@ -24,7 +25,7 @@ def make_rubric(question: str, answer: str) -> Rubric:
 
 
 def quote_text(text: str, rubric: Rubric = GENERAL) -> str:
-    return "".join(p.text for p in quote_headings([Span(text)], rubric) if isinstance(p, Span))
+    return join_pieces(quote_headings([Span(text)], rubric))
 
 
 @pytest.mark.parametrize(

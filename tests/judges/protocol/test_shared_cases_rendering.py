@@ -7,20 +7,19 @@ import re
 from typing import Any
 
 import pytest
-from repository import SHARED
+from prompt_texts import join_pieces
+from shared_cases import CASES, needs_cases
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.protocol.prompts import build_judge_turns
-from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 
-CASES = SHARED / "cases"
 QUESTION = "[Question]\n\n[Message 1: user]\nIs the shop open?\n\n[Assistant's Answer]"
 
 
 def get_user_text(prompt: Any, *responses: Any) -> str:
     _, user = build_judge_turns(Comparison.of(prompt, *responses), load_rubric("general"))
-    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.modality}>" for piece in user.pieces)
+    return join_pieces(user.pieces)
 
 
 def make_call(arguments: Any) -> list[dict[str, Any]]:
@@ -99,7 +98,7 @@ def test_praise_by_a_tool_is_not_the_policys_own() -> None:
     )
 
 
-@pytest.mark.skipif(not CASES.exists(), reason="needs the folder of shared cases")
+@needs_cases
 @pytest.mark.parametrize("name", ["prompt-toolcalls", "toolcall-empty", "toolcall-null", "toolcall-only"])
 def test_shared_inputs_show_the_call(name: str) -> None:
     row = json.loads(next(CASES.glob(f"03-*/{name}.jsonl")).read_text(encoding="utf-8"))

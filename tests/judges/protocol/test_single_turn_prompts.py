@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from prompt_texts import join_pieces
 
 from flex_judge.judges import Comparison, Message
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.protocol.prompts import build_judge_turns
-from flex_judge.judges.protocol.turns import Span
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Content
 
@@ -21,7 +21,7 @@ def get_user_text(prompt: Content, *responses: Content, rubric: str = "general")
     comparison = Comparison("", (Message("user", prompt),), responses)
     assert not comparison.is_conversation
     _, user = build_judge_turns(comparison, load_rubric(rubric))
-    return "".join(piece.text if isinstance(piece, Span) else f"<{piece.name}>" for piece in user.pieces)
+    return join_pieces(user.pieces)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from clips import noise, picture
+from clips import encode_uri, noise, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from web import HeldJudge, client, comparisons, samples
+from web import HeldJudge, client, comparisons, get_statuses, samples
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.reward.server.auth import check_api_key, parse_strict_json
@@ -148,10 +148,10 @@ async def test_rejects_too_many_rows_and_too_many_media(web: httpx.AsyncClient) 
     answer = await web.post("/v1/judge", json=comparisons(*"abcdefghi"))
     assert answer.status_code == 413
     assert answer.json()["error"].startswith("comparisons: 9 are more than the 8 allowed")
-    image = f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"
+    image = encode_uri(picture(noise(8, 8)), "image/png")
     body = {"samples": [{"prompt": "p", "response": "r"}, {"prompt": "p", "response": "r", "images": [image] * 4}]}
     answer = await web.post("/v1/rewards", json=body)
-    assert _list_statuses(answer) == ["ok", "invalid_input"]
+    assert get_statuses(answer) == ["ok", "invalid_input"]
     assert answer.json()["rewards"][1]["detail"].startswith("samples[1]: 4 media are more than the 3 allowed")
 
 
@@ -260,12 +260,6 @@ async def test_error_names_the_invalid_field(
     assert answer.json()["error"].startswith(f"{field}: ")
 
 
-def _list_statuses(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    (results,) = answer.json().values()
-    return [row["status"] for row in results]
-
-
 async def test_never_opens_a_path_from_a_request(
     web: httpx.AsyncClient, tmp_path: Path, files_opened: list[str]
 ) -> None:
@@ -278,16 +272,16 @@ async def test_never_opens_a_path_from_a_request(
         for reference in (path, {"path": path}, {"url": path}, {"bytes": None, "path": path}, {"digest": path}, [path]):
             for part in ({"type": "image", "image": reference}, {"type": "image_url", "image_url": {"url": path}}):
                 body = {"samples": [{"prompt": [{"role": "user", "content": [part]}], "response": "r"}]}
-                assert _list_statuses(await web.post("/v1/rewards", json=body)) == ["invalid_input"]
+                assert get_statuses(await web.post("/v1/rewards", json=body)) == ["invalid_input"]
             frames = {"type": "video", "video": {"frames": [reference], "fps": 1}}
             for body in (comparisons([frames]), comparisons("a", images=[reference])):
-                assert _list_statuses(await web.post("/v1/judge", json=body)) == ["invalid_input"]
+                assert get_statuses(await web.post("/v1/judge", json=body)) == ["invalid_input"]
             label = json.dumps({"images": [reference]})
             openrlhf = {"query": ["ab"], "prompts": ["a"], "labels": [label]}
             answer = await web.post("/get_reward", json=openrlhf)
             assert (answer.status_code, answer.json()["rewards"]) == (200, [None])
     for name in (str(rubric), str(rubric).removesuffix(".toml"), "mine"):
-        assert _list_statuses(await web.post("/v1/judge", json=comparisons("a", rubric=name))) == ["invalid_input"]
+        assert get_statuses(await web.post("/v1/judge", json=comparisons("a", rubric=name))) == ["invalid_input"]
     assert (await web.put(f"/v1/media/image/..%2f..%2f{'0' * 64}", content=b"x")).status_code in (404, 422)
     assert not [name for name in files_opened if str(tmp_path) in name]
 

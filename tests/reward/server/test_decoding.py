@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from clips import film, noise, picture, tone, wav
+from clips import encode_uri, film, noise, picture, tone, wav
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,7 +129,7 @@ def test_images_without_a_placeholder_precede_the_prompt() -> None:
 
 
 def uri(medium: Media) -> str:
-    return f"data:application/octet-stream;base64,{base64.b64encode(medium.data).decode()}"
+    return encode_uri(medium.data)
 
 
 TEXT = {"type": "text", "text": "t"}

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from clips import noise, picture
-from web import HeldJudge, client, comparisons, samples, wait_until
+from web import HeldJudge, client, comparisons, get_statuses, samples, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
@@ -48,12 +48,6 @@ class RecordingMetrics(ServiceMetrics):
     def record_request(self, route: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.requests.append((route, status))
-
-
-def get_statuses(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    (rows,) = answer.json().values()
-    return [row["status"] for row in rows]
 
 
 async def test_returns_judgments_in_request_order() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from clips import encode_uri, picture
 from PIL import Image
-from web import client
+from web import client, get_results
 
 from flex_judge.judges import Comparison, FlexJudge, JudgeSettings, Judgment, Status, UsageError
 from flex_judge.judges.engines import Sampling
@@ -22,14 +21,8 @@ from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.types import RewardSpec
 
-
-def encode_png(width: int, height: int, mode: str = "RGB") -> str:
-    file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, "TIFF" if mode == "F" else "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-GOOD, LONG, DEEP = encode_png(64, 64), encode_png(5000, 1), encode_png(8, 8, "F")
+GOOD, LONG = (encode_uri(picture(Image.new("RGB", size)), "image/png") for size in ((64, 64), (5000, 1)))
+DEEP = encode_uri(picture(Image.new("F", (8, 8)), "TIFF"), "image/png")
 NESTED: Any = "x"
 for _ in range(60):
     NESTED = [NESTED]
@@ -64,12 +57,6 @@ def metrics() -> InvalidRowMetrics:
 async def web(metrics: InvalidRowMetrics) -> AsyncIterator[httpx.AsyncClient]:
     async with client(Gateway(make_judge().ajudge, GatewayConfig(max_media=3), metrics)) as http:
         yield http
-
-
-def get_results(answer: httpx.Response) -> list[dict[str, Any]]:
-    assert answer.status_code == 200, answer.text
-    (rows,) = answer.json().values()
-    return list(rows)
 
 
 def get_detail(result: dict[str, Any]) -> str:

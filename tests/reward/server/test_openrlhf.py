@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from clips import noise, picture
+from clips import encode_uri, noise, picture
 from web import HeldJudge, client, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Media, Status
@@ -162,7 +161,7 @@ async def test_a_label_can_set_prompt_images_and_rubric(web: httpx.AsyncClient, 
     data = picture(noise(8, 8))
     label = {
         "prompt": [{"role": "user", "content": [{"type": "image"}, "How many?"]}],
-        "images": [f"data:image/png;base64,{base64.b64encode(data).decode()}"],
+        "images": [encode_uri(data, "image/png")],
         "rubric": "correctness",
         "group": "the first",
         "answer": 5,
@@ -236,7 +235,7 @@ async def test_missing_media_of_a_label_must_be_uploaded(web: httpx.AsyncClient)
 
 
 async def test_a_picture_that_the_judge_cannot_take_gives_no_reward(caplog: pytest.LogCaptureFixture) -> None:
-    label = {"images": [f"data:image/png;base64,{base64.b64encode(picture(noise(8, 8))).decode()}"]}
+    label = {"images": [encode_uri(picture(noise(8, 8)), "image/png")]}
     async with client(HeldJudge().gateway()) as http:  # its model takes only text
         answer = (await http.post("/get_reward", json=payload("Five.", label=label))).json()
     assert (answer["rewards"], answer["scores"]) == ([None], [None])
