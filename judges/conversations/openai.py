@@ -10,6 +10,7 @@ from typing import Any
 
 from flex_judge.judges.conversations.messages import ASSISTANT, Content, Message, Response, ToolCall, Trajectory
 from flex_judge.judges.media.types import Media
+from flex_judge.judges.validation.json_structure import is_deeper, make_unique_object
 
 Json = dict[str, Any]
 EncodeMedium = Callable[[Media], Json]
@@ -207,24 +208,11 @@ def _parse_object(text: str) -> Json | None:
     """Parse a JSON object; None for other text, and for objects that would not be the same when written again."""
     try:
         value = json.loads(
-            text, object_pairs_hook=_make_unique, parse_float=_parse_finite, parse_constant=_parse_finite
+            text, object_pairs_hook=make_unique_object, parse_float=_parse_finite, parse_constant=_parse_finite
         )
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and _is_shallow(value, MAX_DEPTH) else None
-
-
-def _is_shallow(value: Any, depth: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    return depth > 0 and all(_is_shallow(v, depth - 1) for v in (value.values() if isinstance(value, dict) else value))
-
-
-def _make_unique(pairs: list[tuple[str, Any]]) -> Json:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a name occurs twice")
-    return row
+    return value if isinstance(value, dict) and not is_deeper(value, MAX_DEPTH) else None
 
 
 def _parse_finite(text: str) -> float:
