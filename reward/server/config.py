@@ -47,6 +47,8 @@ class GatewayConfig:
     for less."""
     max_body_mib: PositiveInt = 64
     """Maximum size of one request, and of one medium by URL, in MiB."""
+    max_text_mib: PositiveInt = 16
+    """Maximum size of one request in MiB without its media in data URIs."""
     max_bodies_mib: PositiveInt = 1024
     """Maximum total size of all requests in progress, in MiB."""
     media_store_mib: PositiveInt = 1024

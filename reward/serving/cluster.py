@@ -17,7 +17,7 @@ import flex_judge
 from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
-from flex_judge.reward.serving import CLUSTER_VARIABLE
+from flex_judge.reward.serving import CLUSTER_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 
 if TYPE_CHECKING:
     import ray
@@ -75,6 +75,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     # A busy replica may take longer than Serve's default of 0.1 s to report its queue length. Its prompts would then go
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
+    os.environ.setdefault(PROXY_CALLBACK_VARIABLE, PROXY_CALLBACK)
     if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
