@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import flex_judge
 from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
+LARGE_HEAD_BYTES = 65 << 10
 START_TRIES = 2
 PACKAGE = "flex_judge"
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -111,6 +113,20 @@ def check_address(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({e}); start one with: ray start --head, or leave --address out"
         ) from e
+
+
+def has_proxy_limits(url: str) -> bool:
+    """Return whether the HTTP proxy of a running service refuses a head that is too large.
+
+    The proxies of a cluster that this process did not start need a variable in their environment, see `connect`.
+    """
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 80), CONNECT_TIMEOUT_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Padding: " + b"a" * LARGE_HEAD_BYTES)
+            return b" 431 " in connection.recv(64)
+    except OSError:  # no answer in time: the proxy waits for the rest of the head
+        return False
 
 
 def check_memory(needed_gib: float, consumer: str) -> None:

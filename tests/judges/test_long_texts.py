@@ -31,7 +31,10 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": f'
         (HUGE, "a"),
         ("a", HUGE),
         ([{"role": "user", "content": [{"type": "text", "text": HUGE}]}], "a"),
-        ("a", [{"role": "assistant", "content": "a", "reasoning_content": HUGE}, {"role": "assistant", "content": "b"}]),
+        (
+            "a",
+            [{"role": "assistant", "content": "a", "reasoning_content": HUGE}, {"role": "assistant", "content": "b"}],
+        ),
         ("a", [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "assistant", "content": "b"}]),
     ],
     ids=["prompt", "response", "part", "reasoning", "tool call"],
