@@ -34,6 +34,8 @@ BODY_GRACE_S, MIN_BODY_RATE = 30.0, 16 << 10
 """Time limit for a body: these seconds, and one more for each MIN_BODY_RATE bytes that were received."""
 LINGER_S = 1.0
 """Time between the refusal of a connection and its end."""
+ANSWERED_BODY_S = 5.0
+"""Time that a body may go on after its response."""
 MAX_CONNECTIONS = 4096
 """Maximum number of connections to one proxy. Above it, the oldest one that waits for a head is closed."""
 MAX_PIPELINED = 16
@@ -136,9 +138,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._mark_idle()
 
     def on_response_complete(self) -> None:
-        """Finish a response."""
+        """Finish a response; a body that is still arriving is discarded for a while, see `refuse`."""
         super().on_response_complete()
         self._mark_idle()
+        if not self._in_head:
+            self._start_timer(ANSWERED_BODY_S, self.transport.close)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol."""

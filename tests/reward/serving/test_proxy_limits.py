@@ -169,6 +169,21 @@ async def test_a_body_without_length_is_bounded(proxy: Proxy) -> None:
     assert await proxy.is_well()
 
 
+async def test_a_body_may_not_go_on_long_after_its_response(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_limits, "ANSWERED_BODY_S", 0.2)
+    reader, writer = await proxy.connect()
+    response = asyncio.create_task(read_response(reader))
+    block = b"10000\r\n" + b"a" * 0x10000 + b"\r\n"
+    writer.write(CHUNKED)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(10):  # fails if the server never closes the connection
+            while True:
+                writer.write(block)
+                await writer.drain()
+                await asyncio.sleep(0.001)
+    assert (await response)[0] == 413
+
+
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 10**30])
 async def test_a_declared_length_is_checked_before_the_body_is_read(proxy: Proxy, size: int) -> None:
     status, _, _ = await proxy.send(HEAD + b"Content-Length: %d\r\n\r\n" % size)
