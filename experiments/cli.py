@@ -19,6 +19,8 @@ from flex_judge.experiments.common.command_extras import (
 )
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 
+UMASK_VARIABLE, PRIVATE_UMASK = "FLEX_JUDGE_UMASK", "077"
+"""Environment variable with the umask of all commands, and its default: files are for the user alone."""
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
 FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
 """Flags with another name in commands that have a policy and a judge, for suggestions in errors."""
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _make_files_private()
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
             require_command_extras(argv[0])
         parser = _build_parser(argv[0] if argv else "")
@@ -87,6 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_error(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
         return _print_error("interrupted; finished work is saved, run the same command again to resume", 130)
+
+
+def _make_files_private() -> None:
+    """Set the umask, so that only the user can read what this process and its children write.
+
+    Outputs, ledgers and logs hold prompts and replies.
+    """
+    value = os.environ.get(UMASK_VARIABLE, PRIVATE_UMASK)
+    if not re.fullmatch("0?[0-7]{3}", value):
+        raise UsageError(f"{UMASK_VARIABLE}: expected three octal digits, such as 027 for a group, got {value!r:.40}")
+    os.umask(int(value, 8))
 
 
 def _run_training(name: str, argv: Sequence[str]) -> int:

@@ -73,6 +73,10 @@ class EngineLostError(JudgeError, RuntimeError):
     """Engine, or process of an engine, that died. The request may be retried on another replica."""
 
 
+class GenerationError(JudgeError, RuntimeError):
+    """Request that the engine failed to compute, although it still computes others."""
+
+
 class ServiceUnavailableError(JudgeError, ConnectionError):
     """Judge service that repeatedly does not answer or returns no judgments."""
 

@@ -14,7 +14,7 @@ from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, 
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.errors import RenderError, UsageError, is_input_error
+from flex_judge.judges.errors import GenerationError, RenderError, UsageError, is_input_error, to_one_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
 from flex_judge.judges.protocol.generation import ReplyGenerator
@@ -47,6 +47,7 @@ class FlexJudge:
         self.engine = engine
         self.settings = settings or JudgeSettings()
         self.renderer = Renderer(engine.tokenizer, engine.profile)
+        self._max_characters = engine.max_model_len * self.renderer.max_token_length
         self._rubrics: dict[str, Rubric] = {}
         self._reply_generators: dict[tuple[str, int], ReplyGenerator] = {}
         # asyncio primitives belong to one event loop, and each call of `judge` or `stream` runs its own loop.
@@ -163,6 +164,8 @@ class FlexJudge:
         """
         try:
             return await self._judge_comparison(comparison)
+        except GenerationError as e:
+            return self._make_failure(comparison, Status.FAILED, to_one_line(e), {})
         except (UsageError, RenderError) as e:
             name = f"comparison {comparison.id!r}: " if comparison.id else ""
             raise type(e)(f"{name}{e}") from e
@@ -226,6 +229,13 @@ class FlexJudge:
 
     async def _collect_votes(self, vote_loop: VoteLoop, provenance: dict[str, Any]) -> Judgment:
         comparison, reply_generator = vote_loop.comparison, vote_loop.reply_generator
+        # Checked before anything is tokenized: a text of 30 MB would take minutes and gigabytes.
+        if comparison.text_length > self._max_characters:
+            detail = (
+                f"texts of {comparison.text_length} characters cannot fit into the context of "
+                f"{self.engine.max_model_len} tokens; shorten them, or raise max_model_len"
+            )
+            return self._make_failure(comparison, Status.OVERLONG, detail, provenance)
         prompt_tokens = await vote_loop.measure_longest_prompt()
         provenance |= vote_loop.describe_media()
         remaining, required = self.engine.max_model_len - prompt_tokens, reply_generator.max_reply_tokens

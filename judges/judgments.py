@@ -28,11 +28,16 @@ class Status(StrEnum):
     """The prompt does not fit the model's context."""
     INVALID_INPUT = "invalid_input"
     """The comparison cannot be judged as it is: a medium that cannot be read, an unknown form or modality."""
+    FAILED = "failed"
+    """An unexpected error of the judge or the service, whose log names it."""
 
     @property
     def is_final(self) -> bool:
-        """Whether a retry would give the same status. Lost engines and missed deadlines do not depend on the input."""
-        return self not in (Status.TIMEOUT, Status.ENGINE_LOST)
+        """Whether a retry would give the same status.
+
+        Lost engines and missed deadlines do not depend on the input, and an unexpected error need not.
+        """
+        return self not in (Status.TIMEOUT, Status.ENGINE_LOST, Status.FAILED)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,14 @@ class Comparison:
         return has_media(self.prompt) or any(isinstance(part, Media) for part in parts)
 
     @property
+    def text_length(self) -> int:
+        """Number of characters of all texts, without roles, names and tool definitions."""
+        messages = (*self.prompt, *(Message("assistant", r) for r in self.responses if not isinstance(r, Trajectory)))
+        for response in self.responses:
+            messages += response.messages if isinstance(response, Trajectory) else ()
+        return sum(message.text_length for message in messages)
+
+    @property
     def is_conversation(self) -> bool:
         """Whether the judge is shown roles: several messages, tool calls or a trajectory."""
         is_single_turn = len(self.prompt) == 1 and self.prompt[0].is_plain

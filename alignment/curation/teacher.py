@@ -26,6 +26,7 @@ _STATUS_REASONS = {
     Status.ENGINE_LOST: "engine lost",
     Status.OVERLONG: "prompt too long for the teacher",
     Status.INVALID_INPUT: "input that cannot be judged",
+    Status.FAILED: "unexpected error",
 }
 _FORCED_REASONS = {"budget": NO_END, "early_end": NO_END, "no_answer": NO_ANSWER}
 

@@ -197,7 +197,7 @@ class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
         settings = make_evaluation_settings(self.evaluation.think_tokens, self.evaluation.reason_first)
         judgments = FlexJudge(engine, settings).judge([item.comparison for item in comparisons])
         for judgment in judgments:
-            if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST, Status.INVALID_INPUT):
+            if judgment.status in (Status.OVERLONG, Status.ENGINE_LOST, Status.INVALID_INPUT, Status.FAILED):
                 problem = judgment.votes[0].detail if judgment.votes else judgment.status
                 raise UsageError(f"held-out judgment {judgment.id}: cannot be evaluated: {problem}")
         return judgments

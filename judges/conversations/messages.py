@@ -53,6 +53,12 @@ class Message:
         """Whether the message consists of role and content only."""
         return not (self.name or self.tool_calls or self.tool_call_id or self.reasoning or self.tools)
 
+    @property
+    def text_length(self) -> int:
+        """Number of characters of content, reasoning and the arguments of tool calls."""
+        content = sum(len(part) for part in _split(self.content) if isinstance(part, str))
+        return content + len(self.reasoning) + sum(len(call.arguments) for call in self.tool_calls)
+
     def to_json(self) -> list[Any]:
         """Convert to JSON types for a digest, with media as their digests. Plain messages are `[role, content]`."""
         values: list[Any] = [self.role, content_to_json(self.content)]

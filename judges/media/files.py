@@ -32,6 +32,8 @@ MAX_PIXELS = 89_000_000
 """Maximum pixels of an image or video frame, just below Pillow's warning for decompression bombs."""
 MAX_AMPLITUDE = 2.0
 """Maximum amplitude of float audio. Full scale is 1, and decoders and resamplers overshoot it slightly."""
+_ORIENTATION = 0x0112
+"""EXIF tag of the rotation; 1 means none."""
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 
 
@@ -162,12 +164,18 @@ def open_image(data: bytes, name: str) -> Image.Image:
     raise errors[0]
 
 
-def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
-    """Copy an image as people see it: rotated as in its EXIF data, transparency over white, as 8-bit RGB."""
+def to_upright_rgb(source: Image.Image, name: str, in_place: bool = False) -> Image.Image:
+    """Convert an image to what people see: rotated as in its EXIF data, transparency over white, as 8-bit RGB.
+
+    Args:
+        source: the image.
+        name: name for error messages.
+        in_place: whether the source may be changed and returned, which saves the memory of copies.
+    """
     import numpy as np
     from PIL import Image
 
-    upright = _rotate_upright(source)
+    upright = _rotate_upright(source, in_place)
     if upright.mode in ("I", "F"):
         raise MediaError(f"{name}: 32-bit pixels have no standard value range; convert them to 8 bits")
     if upright.mode.startswith("I;16"):  # Pillow's own conversion would clip values to 255.
@@ -175,19 +183,21 @@ def to_upright_rgb(source: Image.Image, name: str) -> Image.Image:
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    rgb = upright.convert("RGB")
+    rgb = upright if in_place and upright.mode == "RGB" else upright.convert("RGB")
     rgb.info = {}  # Colour profiles and comments would give equal pixels different hashes.
     return rgb
 
 
-def _rotate_upright(source: Image.Image) -> Image.Image:
+def _rotate_upright(source: Image.Image, in_place: bool) -> Image.Image:
     """Copy an image, rotated as in its EXIF data; unreadable EXIF data are ignored, as viewers do."""
     from PIL import ImageOps
 
     source.load()  # Damaged pixels must not be mistaken for damaged EXIF data.
     with suppress(Exception):  # Pillow's parser raises many error types.
+        if in_place and source.getexif().get(_ORIENTATION, 1) == 1:
+            return source
         return ImageOps.exif_transpose(source)
-    return source.copy()
+    return source if in_place else source.copy()
 
 
 def scale_samples(samples: NDArray[Any], name: str) -> NDArray[np.float32]:

@@ -15,13 +15,14 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import MediaError, RenderError
 from flex_judge.judges.media.prepared import MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
-from flex_judge.judges.models.inputs.preparation import prepare_media
+from flex_judge.judges.models.inputs.preparation import prepare_all_media
 from flex_judge.judges.models.profiles import CHAT, Profile
 from flex_judge.judges.protocol.turns import Span, Turn
 from flex_judge.judges.protocol.untrusted import SCHEMA_WORDS, TemplateChat, UntrustedTexts
@@ -87,6 +88,11 @@ class Renderer:
         self._plain_tokenizer = Tokenizer.from_str(json.dumps(backend))
         self._check_tokenizer()
 
+    @cached_property
+    def max_token_length(self) -> int:
+        """Maximum length of a token in characters, so the minimum number of tokens of a text can be computed."""
+        return max(len(token) for token in self.tokenizer.get_vocab())
+
     def encode_as_plain_text(self, text: str) -> list[int]:
         """Encode untrusted text, treating control tokens as ordinary text. A lone surrogate becomes U+FFFD.
 
@@ -149,7 +155,7 @@ class Renderer:
         token_ids = tuple(self._encode_template_output(text, chat.texts))
         self._placeholders.match_modalities(token_ids, [medium.modality for medium in chat.media])
         limits = (limits or MediaLimits()).fill_defaults(self.profile.limits)
-        prepared = tuple(prepare_media(medium, self.profile, limits) for medium in chat.media)
+        prepared = prepare_all_media(chat.media, self.profile, limits)
         return RenderedPrompt(token_ids, prepared, self.profile.count_prompt_tokens(token_ids, prepared), unwritten)
 
     def encode_end_of_turn(self) -> tuple[int, ...]:

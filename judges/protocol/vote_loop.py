@@ -18,6 +18,8 @@ from flex_judge.judges.types import Comparison
 
 Permutation = tuple[int, ...]
 """Reading order of the responses: place k shows response `permutation[k]` of the comparison."""
+LONG_TEXT = 50_000
+"""Number of characters above which a comparison is rendered in a thread."""
 
 
 class VoteLoop:
@@ -62,11 +64,14 @@ class VoteLoop:
 
     async def render_comparison(self, comparison: Comparison) -> RenderedPrompt:
         """Render the prompt of a comparison, with its responses in their order."""
+        # Decoding media and tokenizing long texts take long enough to block the event loop.
+        if comparison.has_media or comparison.text_length > LONG_TEXT:
+            return await asyncio.to_thread(self._render_turns, comparison)
+        return self._render_turns(comparison)
+
+    def _render_turns(self, comparison: Comparison) -> RenderedPrompt:
         turns = build_judge_turns(comparison, self.reply_generator.rubric, self.settings.reason_first)
-        arguments = (turns, self.reply_generator.prefill, self.settings.media)
-        if comparison.has_media:  # Decoding media takes long enough to block the event loop.
-            return await asyncio.to_thread(self.renderer.render, *arguments)
-        return self.renderer.render(*arguments)
+        return self.renderer.render(turns, self.reply_generator.prefill, self.settings.media)
 
     async def measure_longest_prompt(self) -> int:
         """Return the token count of the longest prompt that any vote may need.

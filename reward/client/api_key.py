@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.text_files import read_text
+
+MIN_KEY_LENGTH = 20
+"""Length below which a key counts as short: hashes of short keys can be reversed by trying all keys."""
+
+
+def read_service_key(source: str) -> str:
+    """Read the key that a service requires; the hash of a key is accepted too, as a service needs no more.
+
+    Args:
+        source: `env:NAME`, the path of a file, or `sha256:HEX`.
+
+    Raises:
+        UsageError: there is no key at the source.
+    """
+    return source if re.fullmatch(r"sha256:[0-9a-f]{64}", source) else read_key(source)
+
+
+def take_key(source: str) -> str:
+    """Read a key and remove its environment variable, so that processes started from now on do not inherit it."""
+    key = read_service_key(source)
+    if source.startswith("env:"):
+        os.environ.pop(source.removeprefix("env:"), None)
+    return key
 
 
 def read_key(source: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +18,8 @@ from flex_judge.reward.server.errors import FieldError
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+"""Form of a hashed API key."""
 MIB = 1 << 20
 MAX_DEPTH = 32
 """Maximum nesting of lists and objects in a row. Valid rows need about a dozen levels."""
@@ -26,10 +30,13 @@ MAX_BODY_DEPTH = 256
 def check_api_key(authorization: str | None, api_key: str | None) -> None:
     """Raise AccessError unless a request has the API key.
 
+    Keys are compared by their SHA-256, so a service needs no key in clear. Keys are long and random, so the hash needs
+    no salt.
+
     Args:
         authorization: the Authorization header. Either `Bearer KEY`, or `Basic` with any user name and the key as
             password, for clients that can only put a key into the URL (OpenRLHF, browsers).
-        api_key: the expected key; None accepts every request.
+        api_key: the expected key, or its hash, see `hash_key`; None accepts every request.
     """
     if api_key is None:
         return
@@ -39,9 +46,19 @@ def check_api_key(authorization: str | None, api_key: str | None) -> None:
     elif scheme.lower() != "bearer":
         key = ""
     # Constant-time comparison: response times must not reveal how much of a guessed key is right.
-    if not hmac.compare_digest(key.strip().encode(errors="replace"), api_key.encode()):
+    given = _hash_text(key.strip().encode(errors="replace"))
+    if not hmac.compare_digest(given, hash_key(api_key)):
         problem = "the API key is wrong" if key else "an API key is needed"
         raise AccessError(f"{problem}: send the header 'Authorization: Bearer KEY'")
+
+
+def hash_key(api_key: str) -> str:
+    """Return `sha256:` and the hash of a key in hex; a hash of this form is returned unchanged."""
+    return api_key if KEY_HASH.fullmatch(api_key) else _hash_text(api_key.encode())
+
+
+def _hash_text(text: bytes) -> str:
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"
 
 
 async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:

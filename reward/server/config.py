@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
+from flex_judge.reward.server.auth import hash_key
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20
@@ -37,7 +38,8 @@ class GatewayConfig:
     """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`, or its hash `sha256:HEX`.
+    Only the hash is kept. None accepts all requests."""
     max_pending: PositiveInt = 4096
     """Maximum number of accepted and unanswered completions; more get status 503."""
     max_items: PositiveInt = 1024
@@ -47,6 +49,8 @@ class GatewayConfig:
     for less."""
     max_body_mib: PositiveInt = 64
     """Maximum size of one request, and of one medium by URL, in MiB."""
+    max_text_mib: PositiveInt = 16
+    """Maximum size of one request in MiB without its media in data URIs."""
     max_bodies_mib: PositiveInt = 1024
     """Maximum total size of all requests in progress, in MiB."""
     media_store_mib: PositiveInt = 1024
@@ -88,6 +92,8 @@ class GatewayConfig:
                 raise UsageError(f"{small} must be at most {large}, which is {getattr(self, large)}")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise UsageError("api_key must be one or more ASCII characters without white space")
+        if self.api_key is not None:
+            object.__setattr__(self, "api_key", hash_key(self.api_key))  # the cluster must not hold the key itself
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
                 raise UsageError(f"media_hosts must be host names in lower case, without scheme, not {host!r}")

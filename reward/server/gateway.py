@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from flex_judge.judges.errors import EngineLostError, RenderError, UsageError
+from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
@@ -231,8 +231,8 @@ class Gateway:
             return await self._judge(comparison)
         except EngineLostError as e:  # only from a judge in this process; the dispatcher of a service returns a status
             return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, str(e))
-        except (UsageError, RenderError) as e:  # for example, a rubric file that the replica does not have
-            return replace(RowFailure.from_error(e), id=comparison.id).make_judgment()
+        except Exception as e:  # noqa: BLE001 - costs its comparison only, such as a rubric file that the replica lacks
+            return replace(RowFailure.from_any_error(e), id=comparison.id).make_judgment()
 
     def _limit_deadline(self, deadline_s: float | None) -> float:
         return self.config.deadline_s if deadline_s is None else max(0.0, min(deadline_s, self.config.deadline_s))
@@ -279,7 +279,7 @@ class Gateway:
         errors = {i: f.exception() for i, f in work.items() if f.done() and not f.cancelled()}
         results: dict[int, T | RowFailure | None] = dict.fromkeys(work)
         for i, error in errors.items():
-            results[i] = RowFailure.from_error(error) if isinstance(error, Exception) else work[i].result()
+            results[i] = RowFailure.from_any_error(error) if isinstance(error, Exception) else work[i].result()
         return results
 
     def _cancel_work(self, work: asyncio.Future[Any]) -> None:

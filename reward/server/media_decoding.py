@@ -101,14 +101,12 @@ class MediaDecoder:
         return media | dict(zip(unresolved, opened, strict=True))
 
     async def _open_reference(self, key: MediaKey) -> Media | Exception:
-        """Open a medium; an error that concerns it only is returned, because several rows may refer to it."""
+        """Open a medium; an error is returned, because it costs the rows that refer to this medium only."""
         modality, kind, value = key
         try:
             source: Any = await self._urls.fetch(value) if kind == "url" else value
             return await asyncio.to_thread(_open_media, modality, source)
-        except Exception as e:
-            if not (isinstance(e, MediaFetchError) or is_input_error(e)):
-                raise
+        except Exception as e:  # noqa: BLE001 - raised again by `_build_media`, for each of these rows
             return e
 
 
@@ -154,6 +152,8 @@ def _build_media(reference: MediaReference, field: str, media: MediaByKey) -> Me
             return medium
         if isinstance(medium, MediaFetchError):
             raise MediaFetchError(f"{field}: {medium}") from medium
+        if not is_input_error(medium):
+            raise medium
         raise FieldError.at_field(field, str(medium) or type(medium).__name__) from medium
     frames = [_build_media(frame, f"{field}.frames[{i}]", media) for i, frame in enumerate(reference.value)]
     try:

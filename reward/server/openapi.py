@@ -17,16 +17,20 @@ _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "maxLength": 255},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     "description": "Makes the request idempotent: a repeated request with the same key and content joins the running "
     "one or gets its answer, so it is judged once. The work continues if the client disconnects.",
 }
 _ERRORS = {
+    400: "The request is not valid HTTP, or has headers that are not UTF-8.",
     401: "The API key is missing or wrong.",
     409: "Media must be uploaded first; `missing_media` holds their digests. Nothing was judged.",
-    413: "The request is too large, or has too many items.",
+    408: "The head or the body of the request arrived too slowly.",
+    413: "The request is too large, or has too many items or JSON values.",
+    415: "The body is not declared as `Content-Type: application/json`.",
     422: "A field of the request is invalid; `field` names it. An invalid row is no error: its result has the status "
     "`invalid_input`, and the detail names the field.",
+    431: "The head of the request is too large.",
     503: "The service is overloaded or shutting down; retry after `Retry-After` seconds. Nothing was judged.",
 }
 _EXAMPLES: dict[str, Any] = {
@@ -55,26 +59,30 @@ _EXAMPLES: dict[str, Any] = {
         "labels": ['{"prompt": "What is 2 + 3?"}'],
     },
 }
+_COMMON_ERRORS = (400, 408, 431, 503)
+"""Errors of all routes; the first three come from the HTTP proxy."""
+_POST_ERRORS = (401, 409, 413, 415, 422)
 _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
-    "/v1/judge": ("Judge comparisons.", "JudgeRequest", "JudgeResponse", (401, 409, 413, 422, 503)),
-    "/v1/rewards": ("Reward completions.", "RewardsRequest", "RewardsResponse", (401, 409, 413, 422, 503)),
+    "/v1/judge": ("Judge comparisons.", "JudgeRequest", "JudgeResponse", _POST_ERRORS),
+    "/v1/rewards": ("Reward completions.", "RewardsRequest", "RewardsResponse", _POST_ERRORS),
     "/get_reward": (
         "Remote reward model for OpenRLHF.",
         "OpenRlhfRequest",
         "OpenRlhfResponse",
-        (401, 409, 413, 422, 503),
+        _POST_ERRORS,
     ),
-    "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422, 503)),
-    "/healthz": ("Report whether the service accepts requests; needs no key.", None, None, (503,)),
+    "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422)),
+    "/healthz": ("Report whether the service accepts requests; needs no key.", None, None, ()),
 }
-"""Summary, request schema, response schema, and error statuses of each route."""
+"""Summary, request schema, response schema, and further error statuses of each route."""
 
 
 def build_operation(path: str) -> dict[str, Any]:
     """Build the arguments of FastAPI's `add_api_route` for a route."""
     summary, request_schema, response_schema, errors = _ROUTES[path]
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": _ERRORS[status], **_refer_to_schema("ErrorResponse")} for status in errors
+        status: {"description": _ERRORS[status], **_refer_to_schema("ErrorResponse")}
+        for status in sorted({*_COMMON_ERRORS, *errors})
     }
     responses[200] = {"description": "Done.", **(_refer_to_schema(response_schema) if response_schema else {})}
     extra: dict[str, Any] = {}
@@ -87,9 +95,11 @@ def build_operation(path: str) -> dict[str, Any]:
         extra = {
             "requestBody": {"required": True, "content": binary},
             "parameters": [
-                _build_path_parameter("modality", "`image`, `video` or `audio`."),
+                _build_path_parameter("modality", "`image`, `video` or `audio`.", enum=["image", "video", "audio"]),
                 _build_path_parameter(
-                    "digest", "SHA-256 of `MODALITY:None:` and the file's bytes, in hex: `Media.digest`."
+                    "digest",
+                    "SHA-256 of `MODALITY:None:` and the file's bytes, in hex: `Media.digest`.",
+                    pattern="^[0-9a-f]{64}$",
                 ),
             ],
         }
@@ -118,5 +128,6 @@ def _refer_to_schema(schema: str) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": REFERENCES.format(model=schema)}}}}
 
 
-def _build_path_parameter(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": description}
+def _build_path_parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    schema = {"type": "string", **schema}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}

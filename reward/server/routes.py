@@ -25,6 +25,7 @@ from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
 from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, parse_strict_json, read_body
+from flex_judge.reward.server.body_structure import check_structure
 from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
@@ -105,7 +106,7 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
         reserve_bytes = resources.enter_context(gateway.bodies.reserve_body())
         body = await read_body(request, gateway.config.max_body_mib, reserve_bytes)
         resources.enter_context(gateway.track_work())
-        parsed, fingerprint = await asyncio.to_thread(_parse_request, model, body)
+        parsed, fingerprint = await asyncio.to_thread(_parse_request, model, body, gateway.config.max_text_mib)
         del body  # frees its memory while the request waits for the judge
 
         def get_remaining_s() -> float | None:
@@ -246,11 +247,12 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _parse_request(model: type[M], body: bytes) -> tuple[M, str]:
+def _parse_request(model: type[M], body: bytes, max_text_mib: int) -> tuple[M, str]:
     """Parse a request and compute the fingerprint of its content.
 
     The fingerprint excludes `deadline_s`: a client that repeats a request has less time left.
     """
+    check_structure(body, max_text_mib)
     value = parse_strict_json(body, max_depth=MAX_BODY_DEPTH)
     parsed = validate_request(model, value)
     content = json.dumps({name: v for name, v in value.items() if name != "deadline_s"}, sort_keys=True)

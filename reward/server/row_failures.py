@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _ROW_ERRORS = (*INPUT_ERRORS, MediaFetchError)
 
 
@@ -48,6 +50,28 @@ class RowFailure:
             return cls(problem, field=error.field)
         return cls(f"{field}: {problem}" if field else problem, field=field)
 
+    @classmethod
+    def from_unexpected(cls, error: Exception, field: str = "") -> RowFailure:
+        """Log an unexpected error, which costs its row only; its message is not sent to the client."""
+        log.error("%s failed unexpectedly", field or "a comparison", exc_info=error)
+        problem = "failed because of an internal error; see the service's log"
+        return cls(f"{field}: {problem}" if field else problem, Status.FAILED, field)
+
+    @classmethod
+    def from_any_error(cls, error: Exception, field: str = "") -> RowFailure:
+        """Describe any error of a row.
+
+        Args:
+            error: the error.
+            field: field of the row, for errors that name none.
+
+        Raises:
+            Exception: the error itself, if it concerns the setup of the judge and with it every row.
+        """
+        if isinstance(error, _ROW_ERRORS):
+            return cls.from_error(error, field)
+        return cls.from_unexpected(error, field)
+
     def make_judgment(self) -> Judgment:
         """Make the row's judgment."""
         return Judgment.from_failure(self.id, self.status, self.detail)
@@ -58,7 +82,7 @@ class RowFailure:
 
 
 def try_row(work: Callable[[], T], field: str = "") -> T | RowFailure:
-    """Do some work on a row, such as decoding it; an error that concerns this row only is returned.
+    """Do some work on a row, such as decoding it; an error is returned, unless it concerns every row.
 
     Args:
         work: the work.
@@ -66,8 +90,8 @@ def try_row(work: Callable[[], T], field: str = "") -> T | RowFailure:
     """
     try:
         return work()
-    except _ROW_ERRORS as e:
-        return RowFailure.from_error(e, field)
+    except Exception as e:  # noqa: BLE001 - an unexpected error costs its row, not its neighbours
+        return RowFailure.from_any_error(e, field)
 
 
 def locate_detail(detail: str, field: str) -> str:

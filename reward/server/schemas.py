@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from flex_judge.judges.conversations.messages import VIEWS
 from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import check_fields, suggest_name
 from flex_judge.reward.server.errors import FieldError
@@ -22,83 +23,93 @@ _SPEC = RewardSpec()
 _TEXT: dict[str, Any] = {"type": "string"}
 _OBJECT: dict[str, Any] = {"type": "object"}
 
-MediaValue = Annotated[
-    Any,
-    WithJsonSchema(
+_NULL: dict[str, Any] = {"type": "null"}
+_MEDIUM: dict[str, Any] = {
+    "description": 'A medium: {"digest": ...} of a file uploaded with PUT /v1/media; a base64 data URI; '
+    '{"url": "https://..."}, if the service allows the host; {"data": <base64>}; for a video also {"frames": [...], '
+    '"fps": ...}. A molecule is its SMILES. Paths are never opened. Null is no medium.',
+    "anyOf": [
+        _TEXT,
+        {"type": "object", "properties": {"digest": _TEXT}, "required": ["digest"]},
+        {"type": "object", "properties": {"url": _TEXT}, "required": ["url"]},
+        {"type": "object", "properties": {"data": _TEXT}, "required": ["data"]},
+        {"type": "object", "properties": {"base64": _TEXT}, "required": ["base64"]},
         {
-            "description": 'A medium: {"digest": ...} of a file uploaded with PUT /v1/media; a base64 data URI; '
-            '{"url": "https://..."}, if the service allows the host; for a video also {"frames": [...], "fps": ...}. '
-            "A molecule is its SMILES. Paths are never opened.",
-            "anyOf": [
-                _TEXT,
-                {"type": "object", "properties": {"digest": _TEXT}, "required": ["digest"]},
-                {"type": "object", "properties": {"url": _TEXT}, "required": ["url"]},
-                {
-                    "type": "object",
-                    "properties": {"frames": {"type": "array", "items": {}}, "fps": {"type": "number"}},
-                    "required": ["frames", "fps"],
-                },
-            ],
-            "examples": [{"digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}],
-        }
-    ),
-]
-_PARTS: dict[str, Any] = {
-    "type": "array",
-    "items": _OBJECT,
-    "description": 'Parts: {"type": "text", "text": ...}, {"type": "image", "image": <reference>}, the same for video, '
+            "type": "object",
+            "properties": {"frames": {"type": "array", "items": {}}, "fps": {"type": "number"}},
+            "required": ["frames", "fps"],
+        },
+        *(
+            {"type": "object", "properties": {name: {"type": ["string", "object"]}}, "required": [name]}
+            for name in (*map(str, Modality), *(f"{modality}_url" for modality in Modality))
+        ),
+        _NULL,
+    ],
+    "examples": [{"digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}],
+}
+_PART: dict[str, Any] = {
+    "anyOf": [_TEXT, _OBJECT],
+    "description": 'A part: {"type": "text", "text": ...}, {"type": "image", "image": <medium>}, the same for video, '
     'audio and molecule (or {"type": "molecule", "smiles": ...}), or {"type": "image_url", "image_url": {"url": ...}}.',
 }
-_MESSAGES: dict[str, Any] = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {
-            "role": _TEXT,
-            "content": {"anyOf": [_TEXT, _PARTS, {"type": "null"}]},
-            "tool_calls": {"type": "array", "items": _OBJECT},
-            "tool_call_id": _TEXT,
-            "name": _TEXT,
-            "reasoning_content": _TEXT,
-        },
-        "required": ["role"],
+_CONTENT: list[dict[str, Any]] = [_TEXT, _PART, {"type": "array", "items": _PART}]
+_OPTIONAL_TEXT: dict[str, Any] = {"anyOf": [_TEXT, _NULL]}
+_TOOLS: dict[str, Any] = {
+    "anyOf": [{"type": "array", "items": {"anyOf": [_OBJECT, _TEXT]}}, _OBJECT, _TEXT, _NULL],
+    "description": "Definitions of tools: a list of objects, or JSON text.",
+}
+_CALLS: dict[str, Any] = {
+    "anyOf": [{"type": "array", "items": {"anyOf": [_OBJECT, _TEXT]}}, _OBJECT, _TEXT, _NULL],
+    "description": "Tool calls in OpenAI's format: a list of objects, or JSON text.",
+}
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "role": _TEXT,
+        "content": {"anyOf": [*_CONTENT, _NULL]},
+        "tool_calls": _CALLS,
+        "tools": _TOOLS,
+        **dict.fromkeys(("tool_call_id", "name", "reasoning_content", "refusal"), _OPTIONAL_TEXT),
     },
-    "description": "Messages in OpenAI's format. An unknown field with a value is an error.",
+    "required": ["role"],
+    "description": "A message in OpenAI's format. An unknown field with a value is an error.",
 }
 Prompt = Annotated[
     Any,
     WithJsonSchema(
-        {"description": "The question: text, or messages.", "anyOf": [_TEXT, _MESSAGES], "examples": ["What is 2 + 3?"]}
-    ),
-]
-Response = Annotated[
-    Any,
-    WithJsonSchema(
         {
-            "description": "An answer: text, parts, or messages.",
-            "anyOf": [_TEXT, _PARTS, _MESSAGES],
-            "examples": ["It is 5."],
+            "description": "The question: text, or messages in OpenAI's format.",
+            "anyOf": [_TEXT, _MESSAGE, {"type": "array", "items": _MESSAGE, "minItems": 1}],
+            "examples": ["What is 2 + 3?"],
         }
     ),
 ]
-MediaList = Annotated[
-    list[MediaValue],
-    Field(
-        description="Media of the prompt. They fill its parts without a medium, or its marks such as <image>, or stand "
-        "before the user's last message."
+_RESPONSE: dict[str, Any] = {
+    "description": "An answer: text, parts, or messages.",
+    "anyOf": [*_CONTENT, _MESSAGE, {"type": "array", "items": _MESSAGE}],
+    "examples": ["It is 5."],
+}
+Response = Annotated[Any, WithJsonSchema(_RESPONSE)]
+OptionalResponse = Annotated[Any, WithJsonSchema({**_RESPONSE, "anyOf": [*_RESPONSE["anyOf"], _NULL]})]
+MediaColumn = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "array", "items": _MEDIUM}, _MEDIUM],
+            "description": "Media of the prompt, or a single one. They fill its parts without a medium, or its marks "
+            "such as <image> (<mol> for molecules), or stand before the user's last message. The singular name is a "
+            "synonym.",
+        }
     ),
 ]
-Molecules = Annotated[
-    list[str], Field(description="SMILES strings of the prompt's molecules, placed as other media; the mark is <mol>.")
-]
-Tools = Annotated[
-    Any, WithJsonSchema({"type": "array", "items": _OBJECT, "description": "Tools that the response could call."})
-]
+Tools = Annotated[Any, WithJsonSchema({**_TOOLS, "description": "Tools that the response could call."})]
 ViewName = Annotated[
-    str,
-    Field(
-        json_schema_extra={"enum": list(VIEWS)},
-        description="What the judge sees of a response with several messages: all of them, or the final answer.",
+    Any,
+    WithJsonSchema(
+        {
+            "enum": [*VIEWS, None],
+            "description": "What the judge sees of a response with several messages: all of them, or the final answer.",
+        }
     ),
 ]
 
@@ -114,13 +125,17 @@ def _refer_to_row(model: str) -> WithJsonSchema:
 
 
 class _PromptRow(StrictModel):
-    """Base of rows with a prompt."""
+    """Base of rows with a prompt. An optional field may be null, which is the same as leaving it out."""
 
     prompt: Prompt
-    images: MediaList = []
-    videos: MediaList = []
-    audios: MediaList = []
-    molecules: Molecules = []
+    images: MediaColumn = None
+    image: MediaColumn = None
+    videos: MediaColumn = None
+    video: MediaColumn = None
+    audios: MediaColumn = None
+    audio: MediaColumn = None
+    molecules: MediaColumn = None
+    molecule: MediaColumn = None
     tools: Tools = None
     view: ViewName = "full"
 
@@ -128,13 +143,13 @@ class _PromptRow(StrictModel):
 class ComparisonRow(_PromptRow):
     """One question and the responses that are judged together."""
 
-    responses: list[Response]
+    responses: Annotated[list[Response], Field(min_length=1)]
     """One response is scored alone, two are a pair, more a list; the rubric must support that number."""
-    rubric: str = "general"
+    rubric: str | None = "general"
     """Name of a rubric."""
-    id: str = ""
+    id: str | None = ""
     """Id that the judgment repeats."""
-    sample_index: Annotated[int, Field(ge=0, le=MAX_SAMPLE_INDEX)] = 0
+    sample_index: Annotated[int, Field(ge=0, le=MAX_SAMPLE_INDEX)] | None = 0
     """Index of a repeated judgment of the same comparison; another index gives other sampling seeds."""
 
 
@@ -156,11 +171,11 @@ class SampleRow(_PromptRow):
     """One completion of one prompt."""
 
     response: Response
-    baseline: Response = None
+    baseline: OptionalResponse = None
     """Answer that the response is compared with, for the method `baseline`."""
     group: str | None = None
     """Name that separates groups with the same prompt."""
-    problem: str = ""
+    problem: str | None = ""
     """Reason why the response cannot be judged; its reward is then null, and its group does not wait for it."""
 
 

@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import flex_judge
 from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
-from flex_judge.reward.serving import CLUSTER_VARIABLE
+from flex_judge.reward.serving import CLUSTER_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 
 if TYPE_CHECKING:
     import ray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
+LARGE_HEAD_BYTES = 65 << 10
 START_TRIES = 2
 PACKAGE = "flex_judge"
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -75,6 +77,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     # A busy replica may take longer than Serve's default of 0.1 s to report its queue length. Its prompts would then go
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
+    os.environ.setdefault(PROXY_CALLBACK_VARIABLE, PROXY_CALLBACK)
     if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
@@ -110,6 +113,20 @@ def check_address(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({e}); start one with: ray start --head, or leave --address out"
         ) from e
+
+
+def has_proxy_limits(url: str) -> bool:
+    """Return whether the HTTP proxy of a running service refuses a head that is too large.
+
+    The proxies of a cluster that this process did not start need a variable in their environment, see `connect`.
+    """
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname or "", address.port or 80), CONNECT_TIMEOUT_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Padding: " + b"a" * LARGE_HEAD_BYTES)
+            return b" 431 " in connection.recv(64)
+    except OSError:  # no answer in time: the proxy waits for the rest of the head
+        return False
 
 
 def check_memory(needed_gib: float, consumer: str) -> None:

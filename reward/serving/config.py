@@ -12,7 +12,7 @@ from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection, build_settings, flatten_settings
-from flex_judge.reward.client.api_key import read_key
+from flex_judge.reward.client.api_key import read_service_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.affinity import DEFAULT_SLACK
 from flex_judge.reward.serving.cluster import Cluster
@@ -143,7 +143,7 @@ class ServiceConfig:
                 raise UsageError(f"unknown setting {name!r}; expected one of {', '.join(sorted(settings))}")
             values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
-            values["api_key"] = read_key(values["api_key"])
+            values["api_key"] = read_service_key(values["api_key"])
         return build_settings(cls, {"model": DEFAULT_MODEL, **values})
 
 

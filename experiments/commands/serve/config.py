@@ -15,7 +15,8 @@ from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
-from flex_judge.reward.client.api_key import read_key
+from flex_judge.reward.client.api_key import MIN_KEY_LENGTH, read_service_key, take_key
+from flex_judge.reward.server.auth import hash_key
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
@@ -55,8 +56,9 @@ class ServeRun:
     every_node: bool = setting(False, "Listen on every node of the cluster, not only on its head", group=PLACEMENT)
     api_key: str | None = setting(
         None,
-        "API key that clients must send: env:NAME for a variable, or a file that holds it (default: no key)",
-        metavar="env:NAME|FILE",
+        "API key that clients must send: env:NAME for a variable, a file that holds it, or its hash sha256:HEX "
+        "(default: no key)",
+        metavar="env:NAME|FILE|sha256:HEX",
         group=ACCESS,
     )
     allow_rubric: tuple[str, ...] = setting(
@@ -86,7 +88,7 @@ class ServeRun:
         assert self.service.gateway is not None
         return replace(
             self.service.gateway,
-            api_key=read_key(self.api_key) if self.api_key is not None else None,
+            api_key=read_service_key(self.api_key) if self.api_key is not None else None,
             # Absolute, because replicas have other working directories.
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
         )
@@ -94,6 +96,16 @@ class ServeRun:
     def with_port(self, port: int) -> ServeRun:
         """Return the same settings with another port."""
         return replace(self, port=port)
+
+    def hide_key(self) -> tuple[ServeRun, bool]:
+        """Return the same settings with the hash of the key, and whether the key is short.
+
+        The key's environment variable is removed, as Ray would pass it to every process.
+        """
+        if self.api_key is None:
+            return self, False
+        key = take_key(self.api_key)
+        return replace(self, api_key=hash_key(key)), len(key) < MIN_KEY_LENGTH
 
     def build_service_config(self, cluster: Cluster) -> ServiceConfig:
         """Build the settings of the service, with its replicas placed on a cluster.

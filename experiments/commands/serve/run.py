@@ -16,7 +16,8 @@ from flex_judge.experiments.common.console import reserve_stdout
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.models import check_model
-from flex_judge.reward.serving.cluster import Cluster, check_address, connect, is_raylet_gone
+from flex_judge.reward.serving import PROXY_BODY_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
+from flex_judge.reward.serving.cluster import Cluster, check_address, connect, has_proxy_limits, is_raylet_gone
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,6 +44,11 @@ def main(config: ServeRun) -> int:
         check_address(config.address)
     else:
         config = config.with_port(find_free_port(config.host, config.port))
+    config, has_short_key = config.hide_key()
+    if has_short_key:
+        _print_status("warning: the API key is short and could be guessed; make one with: openssl rand -hex 32")
+    # The proxies read this when they start: they store a body until the gateway has taken it.
+    os.environ.setdefault(PROXY_BODY_VARIABLE, str(config.gateway_config.max_body_mib))
     with reserve_stdout() as out:
         return asyncio.run(_run_service(config, out))
 
@@ -63,6 +69,11 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _print_status(
                         "warning: anyone who can reach this address can use the service; require a key with --api-key"
+                    )
+                if not await asyncio.to_thread(has_proxy_limits, service.url):
+                    _print_status(
+                        "warning: the HTTP proxies of this cluster do not limit request heads; set "
+                        f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
                     )
                 # The only line on standard output: scripts wait for it to know that the service is ready.
                 print(service.url, file=out, flush=True)

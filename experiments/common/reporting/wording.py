@@ -19,6 +19,7 @@ STATUS_WORDS = {
     "engine_lost": "the engine ended and no other replaced it",
     "overlong": "the prompt does not fit the judge's context",
     "invalid_input": "the prompt or a response cannot be judged, for example an unreadable image",
+    "failed": "an unexpected error, which the log names",
     "not_judged": "no judgment was written",
 }
 """Judgment status -> explanation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,9 +21,13 @@ from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generatio
 from flex_judge.judges.engines.hardware import choose_dtype, count_cuda_devices
 from flex_judge.judges.engines.hf.media import EncodedPrompt, MediaEncoder, collate_prompts
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
-from flex_judge.judges.errors import JudgeError, UsageError
+from flex_judge.judges.errors import GenerationError, JudgeError, UsageError
 from flex_judge.judges.models.adapters import check_adapter, resolve_architecture
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
+
+log = logging.getLogger(__name__)
+MAX_FAILURES = 3
+"""Number of requests in a row that fail, after which the engine itself counts as broken."""
 
 
 def load(config: EngineConfig) -> HFEngine:
@@ -72,6 +77,7 @@ class HFEngine(ThreadedEngine):
         self._eos = checkpoint.stop_ids
         self.max_batch = config.max_batch
         self._waiting: list[_EncodedRequest] = []
+        self._failures = 0
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
         self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), start_thread=model is None)
@@ -95,6 +101,8 @@ class HFEngine(ThreadedEngine):
                 prompt = self._encoder.encode_prompt(request.prompt, request.media)
             except JudgeError as e:  # an invalid prompt or medium is the caller's error, not the engine's end
                 request.resolve(e)
+            except Exception as e:  # noqa: BLE001 - costs this request, not the others
+                request.resolve(_build_generation_error(e))
             else:
                 batch_key = replace(request.sampling, sample_index=0, seed=None)
                 self._waiting.append(_EncodedRequest(request, prompt, batch_key))
@@ -104,12 +112,32 @@ class HFEngine(ThreadedEngine):
             # The batch is built around the oldest request, so that no sampling waits forever.
             batch_key = self._waiting[0].batch_key
             batch = [item for item in self._waiting if item.batch_key == batch_key][: self.max_batch]
-            seeds = [item.request.sampling.seed for item in batch]
-            generations = self._generate_batch([item.prompt for item in batch], batch_key, seeds)
-            for item, generation in zip(batch, generations, strict=True):
-                self._waiting.remove(item)
-                item.request.resolve(generation)
+            self._compute_batch(batch)
         return bool(self._waiting)
+
+    def _compute_batch(self, batch: list[_EncodedRequest]) -> None:
+        """Compute requests and resolve them. If the batch fails, each is computed alone, so that only one may fail.
+
+        Raises:
+            Exception: MAX_FAILURES requests in a row have failed; the engine is at fault, for example a broken GPU.
+        """
+        seeds = [item.request.sampling.seed for item in batch]
+        results: Sequence[Generation | Exception]
+        try:
+            results = self._generate_batch([item.prompt for item in batch], batch[0].batch_key, seeds)
+            self._failures = 0
+        except Exception as e:
+            if len(batch) > 1:
+                for item in batch:
+                    self._compute_batch([item])
+                return
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise
+            results = [_build_generation_error(e)]
+        for item, result in zip(batch, results, strict=True):
+            self._waiting.remove(item)
+            item.request.resolve(result)
 
     def _list_pending(self) -> list[EngineRequest]:
         return [item.request for item in self._waiting]
@@ -188,6 +216,11 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
 
     def get_logprobs(self, row: int) -> list[dict[int, float]]:
         return [dict(zip(self.token_ids, step[row].tolist(), strict=True)) for step in self.steps]
+
+
+def _build_generation_error(error: Exception) -> GenerationError:
+    log.error("a request failed", exc_info=error)
+    return GenerationError(f"the engine failed to compute this comparison: {type(error).__name__}: {error!s:.300}")
 
 
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:

@@ -20,6 +20,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,8 @@ def _build_uri(path: Path, read_only: bool) -> str:
     """
     address = path.absolute().as_uri()
     if not read_only:
+        with suppress(OSError):  # SQLite reports the problem better
+            path.touch(mode=0o600)
         return f"{address}?mode=rwc"
     if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
         return f"{address}?mode=rw"

@@ -27,7 +27,7 @@ from flex_judge.judges.engines.vllm.inputs import (
     build_prompt,
 )
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
-from flex_judge.judges.errors import EngineLostError, JudgeError, UsageError
+from flex_judge.judges.errors import EngineLostError, GenerationError, JudgeError, UsageError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
@@ -259,6 +259,8 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
                 request.resolve(e)
             except (ValueError, VLLMClientError) as e:
                 request.resolve(_build_usage_error(e))
+            except Exception as e:  # noqa: BLE001 - costs this request, not the others
+                request.resolve(GenerationError(f"vllm failed to take this comparison: {type(e).__name__}: {e!s:.300}"))
             else:
                 self._running[request_id] = request
             new.pop(0)

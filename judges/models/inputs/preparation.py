@@ -6,10 +6,12 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from flex_judge.judges.errors import MediaError
+from flex_judge.judges.media.memory import check_prepared_size
 from flex_judge.judges.media.prepared import SAMPLE_RATE, MediaLimits, PreparedMedia
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.models.inputs.audio import decode_audio
@@ -40,8 +42,7 @@ class _MediaCache:
             return self._entries[key][0]
 
     def put(self, key: Any, prepared: PreparedMedia) -> None:
-        is_image = prepared.modality == Modality.IMAGE
-        size = prepared.height * prepared.width * 3 if is_image else int(prepared.value.nbytes)
+        size = _measure_size(prepared)
         with self._lock:
             # A medium above the bound would evict all others and then itself.
             if size > self._max_bytes or key in self._entries:
@@ -54,6 +55,27 @@ class _MediaCache:
 
 
 _CACHE = _MediaCache(CACHE_BYTES)
+
+
+def prepare_all_media(media: Iterable[Media], profile: Profile, limits: MediaLimits) -> tuple[PreparedMedia, ...]:
+    """Prepare the media of one prompt, see `prepare_media`.
+
+    Raises:
+        MediaError: together they take too much memory.
+    """
+    prepared: list[PreparedMedia] = []
+    size = 0
+    for medium in media:
+        prepared.append(prepare_media(medium, profile, limits))
+        size += _measure_size(prepared[-1])
+        check_prepared_size(size, len(prepared))
+    return tuple(prepared)
+
+
+def _measure_size(prepared: PreparedMedia) -> int:
+    """Return the size of prepared media in bytes."""
+    is_image = prepared.modality == Modality.IMAGE
+    return prepared.height * prepared.width * 3 if is_image else int(prepared.value.nbytes)
 
 
 def prepare_media(media: Media, profile: Profile, limits: MediaLimits) -> PreparedMedia:

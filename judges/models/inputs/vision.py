@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
+from flex_judge.judges.media.memory import DECODING
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.types import Media
 
@@ -25,7 +26,11 @@ def scale_image(media: Media, patch: int, limits: MediaLimits) -> Image.Image:
 def decode_image(media: Media) -> Image.Image:
     """Decode an image into upright RGB."""
     with convert_decoder_errors(media.name, media.modality):
-        return to_upright_rgb(open_image(media.data, media.name), media.name)
+        opened = open_image(media.data, media.name)
+        # Pillow stores 4 bytes a pixel. An opaque image is decoded and perhaps converted; blending makes more copies.
+        copies = 5 if opened.has_transparency_data else 2
+        with DECODING.reserve(opened.width * opened.height * 4 * copies):
+            return to_upright_rgb(opened, media.name, in_place=True)
 
 
 def fit_size(image: Image.Image, patch: int, max_pixels: int | None, name: str) -> tuple[int, int]:

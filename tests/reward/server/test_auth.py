@@ -6,6 +6,7 @@ import base64
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,8 +294,12 @@ async def test_hides_the_details_of_internal_errors() -> None:
     async with client(Gateway(broken)) as http:
         for path, body in (("/v1/judge", comparisons("a")), ("/v1/rewards", samples("a"))):
             answer = await http.post(path, json=body)
-            assert answer.status_code == 500
-            assert answer.json() == {"error": "the request failed because of an internal error; see the service's log"}
+            assert get_statuses(answer) == ["failed"]
+            assert "secret" not in answer.text
+    async with client(HeldJudge().gateway(health=partial(broken, None))) as http:
+        answer = await http.get("/healthz")
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "the request failed because of an internal error; see the service's log"}
 
 
 async def test_unknown_routes_and_methods_give_json_errors(web: httpx.AsyncClient) -> None:
