@@ -15,8 +15,9 @@ from file_forms import BAD_TEXT, format_parquet
 
 from flex_judge.alignment.data.hub import HubDataset
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
+from flex_judge.alignment.data.row_files import INDEX_STRIDE
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import INDEX_STRIDE, FirstRows, Source, open_source
+from flex_judge.alignment.data.sources import FirstRows, Source, open_source
 from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.io.files import write_table
