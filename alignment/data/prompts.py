@@ -13,7 +13,7 @@ from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMN
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.columns import ColumnMapping, describe_missing_column, read_cells
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping, describe_missing_column, read_cells
 from flex_judge.judges.io.json_rows import is_row_id
 from flex_judge.judges.io.json_values import to_json_value
 from flex_judge.judges.media.paths import MediaFolders, make_folder_opener
@@ -49,7 +49,7 @@ class PromptColumns:
     """Another column to copy, which must contain a number or its text: the reference answer."""
     system: str | None = None
     """Text of a system message before every prompt; None adds none."""
-    others: ColumnMapping = field(default=ColumnMapping(), repr=False)
+    others: ColumnMapping = field(default=NO_MAPPING, repr=False)
     """Columns of other fields, such as `videos`."""
 
     @classmethod

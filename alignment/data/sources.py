@@ -77,11 +77,9 @@ def open_source(text: str) -> Source:
         UsageError: the source does not exist, cannot be read or has no rows.
     """
     source: Source
-    path, split = split_location(text.removeprefix(HUB))
-    if path.is_dir() and list_saved_splits(path) is not None:
-        source = SavedDataset.open(text, path, split)
-    elif text.startswith(HUB):
-        source = HubDataset.open(text)
+    path, split = split_location(text)
+    if text.startswith(HUB) or (path.is_dir() and list_saved_splits(path) is not None):
+        source = open_dataset(text)
     elif path.is_dir():
         source = _open_folder(text, path, split)
     else:
@@ -89,6 +87,23 @@ def open_source(text: str) -> Source:
     if not len(source):
         raise UsageError(f"{source.name}: has no rows")
     return source
+
+
+def open_dataset(text: str) -> HubDataset | SavedDataset:
+    """Open a data set that `datasets` loads: one on the hub, or a folder of `save_to_disk`; see `open_source`.
+
+    Raises:
+        UsageError: the data set cannot be loaded.
+    """
+    path, split = split_location(text.removeprefix(HUB))
+    if path.is_dir() and list_saved_splits(path) is not None:
+        return SavedDataset.open(text, path, split)
+    return HubDataset.open(text)
+
+
+def has_text_tables(folder: Path) -> bool:
+    """Return whether a folder holds tables whose cells are all text, of which `datasets` would guess the types."""
+    return any(get_format_suffix(path) in CSV_SUFFIXES for path in folder.rglob("*"))
 
 
 def split_location(text: str) -> tuple[Path, str | None]:

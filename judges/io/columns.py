@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.errors import UsageError, suggest_name
-from flex_judge.judges.io.csv_rows import TextRow
-from flex_judge.judges.io.json_rows import MAX_DEPTH, LocatedRow, NeedsColumn
+from flex_judge.judges.io.json_rows import MAX_DEPTH, LocatedRow, NeedsColumn, TextRow
 from flex_judge.judges.validation.json_structure import is_deeper
 
 LISTS = ("responses", "images", "videos", "audios", "molecules", "tools", "score", "scores", "reference_scores")
@@ -123,6 +122,10 @@ class ColumnMapping:
                 yield where, e
         if missing:
             raise UsageError(f"{first}: {describe_missing_column(next(iter(missing)), names)}")
+
+
+NO_MAPPING = ColumnMapping()
+"""Mapping of a table whose columns have the names of the fields."""
 
 
 def describe_missing_column(column: str, existing: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import IO, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.json_rows import LocatedRow, UnreadableRowError
+from flex_judge.judges.io.json_rows import LocatedRow, TextRow, UnreadableRowError
 from flex_judge.judges.validation.text_files import BAD_BYTE, get_format_suffix, open_text
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -21,10 +21,6 @@ _DELIMITER_LINE = re.compile(r'"?sep=(.)"?\s*')
 """First line by which Excel states the delimiter."""
 _MAX_CELL = 2**31 - 1
 _field_limit_lock = Lock()
-
-
-class TextRow(dict[str, Any]):
-    """Row of a delimited table, whose cells are all text; see `flex_judge.judges.io.columns.read_cells`."""
 
 
 def read_csv_rows(path: Path, columns: Sequence[str] = (), name: str | None = None) -> Iterator[LocatedRow]:

@@ -16,7 +16,7 @@ from flex_judge.judges.conversations.messages import View, read_view
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
-from flex_judge.judges.io.columns import ColumnMapping
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
 from flex_judge.judges.io.csv_rows import CSV_SUFFIXES, read_csv_rows
 from flex_judge.judges.io.json_rows import (
     LocatedRow,
@@ -37,7 +37,6 @@ from flex_judge.judges.validation.text_files import get_format_suffix
 
 TABLE_ENDINGS = ".jsonl, .json, .csv, .tsv or .parquet (all but the last also with .gz or .zst)"
 """Endings of tables, for messages."""
-NO_MAPPING = ColumnMapping()
 FIELDS = ("id", "prompt", "responses", "rubric", "view", *PROMPT_COLUMNS)
 
 

@@ -93,7 +93,8 @@ def test_digest_changes_with_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("p.csv", r"p.csv: expected a file that ends in .jsonl, .json or .parquet .*, or hub:OWNER/NAME"),
+        ("p.xlsx", r"p.xlsx: no such file or folder; expected a .jsonl, .json, .csv, .tsv or .parquet file, .*hub:"),
+        ("none.csv", "none.csv: cannot be read: No such file"),
         ("none.jsonl", "none.jsonl: cannot be read: No such file"),
         ("none.parquet", "none.parquet: cannot be read: No such file"),
         ("text.parquet", "not a Parquet file"),
