@@ -11,12 +11,11 @@ from typing import Any
 
 from flex_judge.alignment.data.folders import disable_decoding
 from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row, read_prompts
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import ANSWER_COLUMNS, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
 from flex_judge.alignment.policy_training.preference_rows import read_preferences
 from flex_judge.alignment.policy_training.tool_rows import (
-    ANSWER_COLUMNS,
     make_tool_dataset,
     needs_reading,
     read_tool_rows,

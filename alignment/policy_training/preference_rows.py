@@ -9,8 +9,8 @@ from typing import Any
 
 from flex_judge.alignment.data.folders import load_split
 from flex_judge.alignment.data.hub import HUB, list_saved_splits
+from flex_judge.alignment.data.rows import ANSWER_COLUMNS
 from flex_judge.alignment.data.sources import SOURCE_FORMS, has_text_tables, open_dataset, open_source, split_location
-from flex_judge.alignment.policy_training.tool_rows import ANSWER_COLUMNS
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.columns import ColumnMapping, describe_missing_column

@@ -268,7 +268,8 @@ def _match_files(folder: Path, pattern: str) -> list[Path]:
         matches |= {file for file in found if get_format_suffix(file) in DATA_SUFFIXES and _has_name(file, name)}
     # A file next to its compressed copy counts once.
     copies = {file.with_name(file.name + ending) for file in matches for ending in COMPRESSION_SUFFIXES}
-    return sorted(file for file in matches - copies if file.is_file())
+    # Hidden files hold no rows: macOS, for example, puts `._NAME` next to a file.
+    return sorted(file for file in matches - copies if file.is_file() and not file.name.startswith("."))
 
 
 def _has_name(file: Path, pattern: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.judges.engines import MODEL_ENGINES
 from flex_judge.judges.engines.base import EngineConfig

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from flex_judge.alignment.pipeline.models import RemoteJudge
-from flex_judge.judges.engines.base import Engine
-from flex_judge.judges.judge import FlexJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.protocol.settings import JudgeSettings
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison
+
+if TYPE_CHECKING:
+    from flex_judge.judges.judge import FlexJudge
 
 
 class RunJudge(Protocol):
@@ -39,12 +39,11 @@ class LocalJudge:
     """Judge in this process.
 
     Args:
-        engine: Engine with the judge model; closed with the judge.
-        settings: Settings of the judge.
+        judge: The judge.
     """
 
-    def __init__(self, engine: Engine, settings: JudgeSettings) -> None:
-        self._engine, self._judge = engine, FlexJudge(engine, settings)
+    def __init__(self, judge: FlexJudge) -> None:
+        self._judge = judge
 
     async def ask(self, comparison: Comparison) -> Judgment:
         """Judge a comparison."""
@@ -56,7 +55,7 @@ class LocalJudge:
 
     def count_ledger_requests(self) -> tuple[int | None, int]:
         """Count the requests that the ledger answered (None without a ledger), and the others."""
-        return getattr(self._engine, "hits", None), getattr(self._engine, "misses", 0)
+        return getattr(self._judge.engine, "hits", None), getattr(self._judge.engine, "misses", 0)
 
     def close(self) -> None:
         """Close the engine."""

@@ -121,6 +121,7 @@ def parse_comparisons(
     """Validate rows from anywhere, see `read_comparisons`; relative media paths refer to `folders`."""
     rows: list[ComparisonFileRow | InvalidRow] = []
     first_rows: dict[str, str] = {}
+    mapped = dict(columns.columns)
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
     for number, (where, data) in enumerate(columns.map_rows(table), 1):
@@ -128,7 +129,7 @@ def parse_comparisons(
             if isinstance(data, UsageError):
                 raise data
             values = {"view": view} | {name: value for name, value in data.items() if value is not None}
-            _check_field_names(where, values, list(data))
+            _check_field_names(where, values, [column for column in data if column not in mapped])
             row = _parse_row(where, values, number, rubric=rubric, folder=folders, load_rubric=load_cached)
             if row.id in first_rows:
                 first = first_rows[row.id]

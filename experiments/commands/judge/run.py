@@ -20,6 +20,7 @@ from flex_judge.judges.errors import (
     is_input_error,
     to_one_line,
 )
+from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.models import check_model
 from flex_judge.judges.types import Comparison
@@ -142,7 +143,7 @@ def judge_rows(
         judge = ServiceJudge(service)
     else:
         engine = load_engine(config.engine_config)
-        judge = LocalJudge(engine, config.build_settings(engine.model_id))
+        judge = LocalJudge(FlexJudge(engine, config.build_settings(engine.model_id)))
     if progress:
         progress.update(loading, total=1, completed=1)
     # The purpose of a replay is to parse the recorded replies again, so it reuses no stored judgment.

@@ -59,7 +59,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     """
     _check_options(config, options)
     if options.file is not None:
-        rows: Sequence[JudgeableRow] = _read_file(config, options.file)
+        rows: Sequence[JudgeableRow] = read_comparison_source(config, options.file)
     else:
         comparison = _build_comparison(config, options)
         rows = [LoadedRow(comparison)]
@@ -89,7 +89,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     return int(result.failures.total() > config.max_failures)
 
 
-def _read_file(config: JudgeRun, file: str) -> list[ComparisonFileRow | InvalidRow]:
+def read_comparison_source(config: JudgeRun, file: str) -> list[ComparisonFileRow | InvalidRow]:
     """Read the comparisons of a file, a folder or a data set, see `open_source`."""
     path, columns = Path(file), config.columns
     if path.is_file() or (not file.startswith(HUB) and not path.is_dir() and get_format_suffix(path)):

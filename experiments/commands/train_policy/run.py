@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policy_training.data import (
     PolicyTrainingData,
     load_preference_data,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from flex_judge.alignment.data.prompts import FIELDS as PROMPT_FIELDS
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import FirstRows, Source, open_source
-from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.common.flags import setting

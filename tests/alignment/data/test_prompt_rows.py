@@ -97,7 +97,7 @@ def test_invalid_column_mapping_is_rejected(text: str) -> None:
 
 
 def test_column_mapping_of_an_unknown_field_suggests_one() -> None:
-    with pytest.raises(UsageError, match="--column promt=x: there is no field 'promt'; did you mean 'prompt'?"):
+    with pytest.raises(UsageError, match=r"--column promt=x: there is no field 'promt'; did you mean 'prompt'\?"):
         PromptColumns.from_arguments(["promt=x"])
 
 
