@@ -29,13 +29,16 @@ FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with a one-line error; argparse would print the usage as well."""
+        # `--judge` is not meant as the start of `--judge-url` where the judge's model is `--model`.
+        if (match := re.search(r"ambiguous option: (--[\w-]+) could", message)) and match[1] in FLAG_SYNONYMS:
+            message = f"unrecognized arguments: {match[1]}"
         self.exit(2, f"{self.prog}: error: {message}{self._suggest_flag(message)}\n")
 
     def _suggest_flag(self, message: str) -> str:
         """Return `; did you mean --FLAG?` for an unrecognized flag, or nothing."""
         if not (match := re.search(r"unrecognized arguments: (--[\w-]+)", message)):
             return ""
-        flags = _list_subcommand_flags(self)
+        flags = [*self._option_string_actions, *_list_subcommand_flags(self)]
         synonym = FLAG_SYNONYMS.get(match[1])
         found = [synonym] if synonym in flags else difflib.get_close_matches(match[1], flags, n=1, cutoff=0.75)
         return f"; did you mean {found[0]}?" if found else ""

@@ -5,6 +5,8 @@ All errors take a single message, so they can be pickled and sent between proces
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Self
 
 
@@ -128,3 +130,10 @@ def to_one_line(error: object) -> str:
 def get_first_line(error: Exception, max_length: int = 120) -> str:
     """Return the start of an error's first line, or the name of its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:max_length]
+
+
+def suggest_name(name: str, valid_names: Iterable[str]) -> str:
+    """Suggest a valid name for an unknown one, as the end of an error message."""
+    names = list(valid_names)
+    matches = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(names)}"

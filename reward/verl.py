@@ -16,10 +16,12 @@ verl does not pass the prompt, so the data set's `extra_info` must hold it (`pro
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS
@@ -210,4 +212,8 @@ def _warn_of_unknown_settings(settings: Mapping[str, Any]) -> None:
     unknown = settings.keys() - VERL_ARGUMENTS - _reported_settings
     if unknown:
         _reported_settings.update(unknown)
-        logger.warning("compute_score ignores unknown settings: %s", ", ".join(sorted(unknown)))
+        hints = {
+            name: get_close_matches(name, inspect.signature(compute_score).parameters, n=1) for name in sorted(unknown)
+        }
+        names = [f"{name} (did you mean {close[0]}?)" if close else name for name, close in hints.items()]
+        logger.warning("compute_score ignores unknown settings: %s", ", ".join(names))

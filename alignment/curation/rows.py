@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.scales import TEN, rescale_scores
 from flex_judge.alignment.data.texts import replace_surrogates
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, suggest_name
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
 from flex_judge.judges.rubrics.scale import Scale
 
 if TYPE_CHECKING:
     from flex_judge.alignment.data.sources import Source
 
 _TEN_SCALE = Scale.parse(TEN)
+FIELDS = ("question_body", "answer1_body", "answer2_body", "score")
+"""Fields of a row; further answers are `answer3_body` and so on."""
 _ANSWER_FIELD = re.compile(r"answer([1-9]\d?)_body")
 
 
@@ -85,23 +88,40 @@ class ReferenceRow:
         return rescale_scores(self.scores, self.scale, scale)
 
 
-def read_reference_rows(source: Source, count: int | None = None) -> Iterator[ReferenceRow | DropRecord]:
+def read_reference_rows(
+    source: Source, count: int | None = None, columns: ColumnMapping = NO_MAPPING
+) -> Iterator[ReferenceRow | DropRecord]:
     """Read the rows of a source.
 
     Args:
         source: Source of the rows.
         count: Number of rows to read from the start; None reads all.
+        columns: Columns of the source that hold fields under other names.
 
     Yields:
         A reference row, or a drop record for a row that cannot be used.
     """
     stop = len(source) if count is None else min(count, len(source))
-    for number, (where, data) in enumerate(source.read_range(0, stop, _is_needed), 1):
+    table = source.read_range(0, stop, columns.wrap_needs(_is_needed))
+    for number, (where, data) in enumerate(columns.map_rows(table), 1):
         try:
             yield _parse_row(data, number, where)
         # A bad row does not end the run; it is counted and listed.
         except BadRowError as e:
             yield DropRecord(number, e.fault, f"{where}: {e.detail}")
+
+
+def parse_reference_columns(arguments: Sequence[str]) -> ColumnMapping:
+    """Parse `--column FIELD=COLUMN` for reference rows.
+
+    Raises:
+        UsageError: A field does not exist.
+    """
+    columns = ColumnMapping.from_arguments(arguments)
+    for name, (column, *_) in columns.columns:
+        if not _is_needed(name):
+            raise UsageError(f"--column {name}={column}: there is no field {name!r}; {suggest_name(name, FIELDS)}")
+    return columns
 
 
 def _is_needed(name: str) -> bool:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError, to_one_line
-from flex_judge.judges.io.files import read_table
-from flex_judge.judges.validation.text_files import detect_form
 
 
 def compute_content_digest(files: Iterable[Path]) -> str:
@@ -53,45 +50,6 @@ def load_split(name: str, path: str, config: str | None = None, split: str = "tr
         return load_dataset(path, config, split=split, **arguments)
     except (DatasetsError, OSError, ValueError) as e:
         raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
-
-
-def load_file(path: Path, columns: Collection[str]) -> tuple[Any, list[str]]:
-    """Load the rows of a table (see `read_table`) that can be read.
-
-    Args:
-        path: the file.
-        columns: columns that are kept if `datasets` cannot load the file itself.
-
-    Returns:
-        The rows as a `datasets.Dataset`, and the problem of each row that cannot be read.
-
-    Raises:
-        UsageError: the file, or every row, cannot be read.
-    """
-    loader = {".jsonl": "json", ".parquet": "parquet"}.get(path.suffix)
-    # Checked first, because `datasets` gives up at the first bad row, or only when that row is used.
-    states = {isinstance(row, UsageError) for _, row in read_table(path)}
-    if loader and states == {False} and (loader == "parquet" or detect_form(path).is_plain):
-        # `datasets` reads fewer forms, for example no mark before every row.
-        with suppress(UsageError):
-            return load_split(str(path), loader, data_files=str(path)), []
-    from datasets import Dataset
-
-    rows: list[Mapping[str, Any]] = []
-    problems = []
-    for _, row in read_table(path, columns.__contains__):
-        if isinstance(row, UsageError):
-            problems.append(to_one_line(row))
-        else:
-            rows.append(row)
-    if not rows:
-        raise UsageError(problems[0] if problems else f"{path}: has no rows")
-    names = {name: None for row in rows for name in row if name in columns}
-    try:
-        table = Dataset.from_list([{name: row.get(name) for name in names} for row in rows])
-    except (ValueError, TypeError) as e:  # the errors of pyarrow for columns of several types
-        raise UsageError(f"{path}: cannot be loaded: {to_one_line(e)[:300]}") from e
-    return table, problems
 
 
 MEDIA_FEATURES = ("Image", "Audio", "Video", "Pdf", "Nifti")

@@ -1,15 +1,18 @@
-"""Data sets of the hub, or of local folders, that `datasets` loads."""
+"""Data sets that `datasets` loads: of the hub, of local folders, and folders of `save_to_disk`."""
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.folders import disable_decoding, load_split
-from flex_judge.judges.errors import UsageError
+from flex_judge.alignment.data.folders import compute_content_digest, disable_decoding, load_split
+from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.json_rows import LocatedRow, NeedsColumn, UnreadableRowError, need_all
 from flex_judge.judges.io.parquet import VALUE_ERRORS, describe_value_error
 
@@ -18,11 +21,42 @@ HUB = "hub:"
 
 
 @dataclass(frozen=True)
-class HubDataset:
-    """Split of a data set that `datasets` loads. Its cache memory-maps the rows, so only requested rows are read."""
+class _DatasetSource(ABC):
+    """Split of a data set. `datasets` memory-maps the rows, so only requested rows are read."""
 
     name: str
     """Text that named the source, for messages."""
+    digest: str
+    """Commit, or fingerprint of the table."""
+    folder: Path
+    """Folder that relative media paths refer to."""
+    count: int
+    """Number of rows."""
+
+    @property
+    @abstractmethod
+    def table(self) -> Any:
+        """The rows as a `datasets.Dataset`."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
+        """Yield rows `start` to `stop` (exclusive), each with its location for messages. Media are not decoded."""
+        names = self.table.column_names
+        table = _disable_decoding_once(self).select_columns([name for name in names if needs(name)])
+        for number in range(start, min(stop, self.count)):
+            where = f"{self.name}, row {number + 1}"
+            try:
+                yield where, dict.fromkeys(names) | table[number]
+            except VALUE_ERRORS:
+                yield where, _describe_bad_row(table, number, where)
+
+
+@dataclass(frozen=True)
+class HubDataset(_DatasetSource):
+    """Split of a data set of the hub, or of a folder that `datasets.load_dataset` can load."""
+
     path: str
     """Hub id or local folder."""
     config: str | None
@@ -31,12 +65,6 @@ class HubDataset:
     """Name of the split."""
     revision: str | None
     """Commit on the hub, so that all workers read the same rows even if the repository changes; None for folders."""
-    digest: str
-    """Commit, or fingerprint of the table."""
-    folder: Path
-    """Folder that relative media paths refer to."""
-    count: int
-    """Number of rows."""
 
     @classmethod
     def open(cls, text: str) -> HubDataset:
@@ -68,19 +96,69 @@ class HubDataset:
         """The rows as a `datasets.Dataset`."""
         return _load_split_once(self.name, self.path, self.config, self.split, self.revision)
 
-    def __len__(self) -> int:
-        return self.count
 
-    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
-        """Yield rows `start` to `stop` (exclusive), each with its location for messages. Media are not decoded."""
-        names = self.table.column_names
-        table = _disable_decoding_once(self).select_columns([name for name in names if needs(name)])
-        for number in range(start, min(stop, self.count)):
-            where = f"{self.name}, row {number + 1}"
-            try:
-                yield where, dict.fromkeys(names) | table[number]
-            except VALUE_ERRORS:
-                yield where, _describe_bad_row(table, number, where)
+@dataclass(frozen=True)
+class SavedDataset(_DatasetSource):
+    """Data set that `datasets` wrote to a folder with `save_to_disk`."""
+
+    path: str
+    """Absolute path of the folder of the split."""
+
+    @classmethod
+    def open(cls, name: str, folder: Path, split: str | None) -> SavedDataset:
+        """Open a folder of `save_to_disk`.
+
+        Args:
+            name: text that named the source, for messages.
+            folder: the folder, see `list_saved_splits`.
+            split: split of a DatasetDict; None if there is only one.
+
+        Raises:
+            UsageError: there is no such split, or the data set cannot be loaded.
+        """
+        splits = list_saved_splits(folder) or ()
+        if split is None and len(splits) > 1:
+            raise UsageError(f"{name}: has the splits {', '.join(splits)}; choose one, such as {folder}@{splits[0]}")
+        if split is not None and split not in splits:
+            raise UsageError(f"{name}: has no split {split!r}; there are {', '.join(splits) or 'no splits'}")
+        path = folder.absolute() / (split or (splits[0] if splits else ""))
+        table = _load_saved_once(name, str(path))
+        return cls(name, _compute_saved_digest(path), folder.absolute(), len(table), str(path))
+
+    @property
+    def table(self) -> Any:
+        """The rows as a `datasets.Dataset`."""
+        return _load_saved_once(self.name, self.path)
+
+
+def list_saved_splits(folder: Path) -> tuple[str, ...] | None:
+    """List the splits of a folder that `datasets` wrote with `save_to_disk`.
+
+    Returns:
+        The splits, which are empty for a data set without splits; None if the folder is not of `save_to_disk`.
+    """
+    if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+        return ()
+    if not (folder / "dataset_dict.json").is_file():
+        return None
+    try:
+        return tuple(map(str, json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]))
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise UsageError(f"{folder / 'dataset_dict.json'}: cannot be read; save the data set again") from e
+
+
+@lru_cache(maxsize=2)
+def _load_saved_once(name: str, path: str) -> Any:
+    """Load a folder of `save_to_disk` once per process."""
+    datasets = import_optional("datasets", "a folder of save_to_disk")
+    try:
+        return datasets.load_from_disk(path)
+    except VALUE_ERRORS as e:
+        raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
+
+
+def _compute_saved_digest(folder: Path) -> str:
+    return compute_content_digest(sorted(folder.glob("*.arrow")))
 
 
 def _describe_bad_row(table: Any, number: int, where: str) -> UsageError:
@@ -96,7 +174,7 @@ def _describe_bad_row(table: Any, number: int, where: str) -> UsageError:
 
 
 @lru_cache(maxsize=2)
-def _disable_decoding_once(source: HubDataset) -> Any:
+def _disable_decoding_once(source: _DatasetSource) -> Any:
     return disable_decoding(source.table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.numbers import read_number, write_number
@@ -13,6 +13,7 @@ from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMN
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import to_mapping, to_plain_value
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping, describe_missing_column, read_cells
 from flex_judge.judges.io.json_rows import is_row_id
 from flex_judge.judges.io.json_values import to_json_value
 from flex_judge.judges.media.paths import MediaFolders, make_folder_opener
@@ -22,8 +23,12 @@ from flex_judge.judges.types import Message
 if TYPE_CHECKING:
     from flex_judge.alignment.data.sources import Source
 
-FIELDS = ("prompt", "id", "images")
+FIELDS = ("prompt", "id", "images", "videos", "audios", "molecules", "tools")
 """Fields of a prompt that can be mapped to other columns."""
+_OWN_FIELDS = ("prompt", "id", "images")
+"""Fields with a setting of their own."""
+CHECKED_ROWS = 100
+"""Number of rows in which a mapped column must occur once."""
 MOLECULES = "molecules"
 """Column with SMILES strings of the molecules in the prompt."""
 
@@ -44,6 +49,8 @@ class PromptColumns:
     """Another column to copy, which must contain a number or its text: the reference answer."""
     system: str | None = None
     """Text of a system message before every prompt; None adds none."""
+    others: ColumnMapping = field(default=NO_MAPPING, repr=False)
+    """Columns of other fields, such as `videos`."""
 
     @classmethod
     def from_arguments(
@@ -60,17 +67,33 @@ class PromptColumns:
         Raises:
             UsageError: an argument has another form, or its field is unknown.
         """
-        columns: dict[str, str] = {}
-        for text in mapping:
-            name, equals, column = text.partition("=")
-            if not equals or not column or name not in FIELDS:
-                raise UsageError(f"--column {text}: expected FIELD=COLUMN with a field of {', '.join(FIELDS)}")
-            columns[name] = column
-        return cls(**columns, keep=tuple(keep), number=number, system=system)
+        columns = ColumnMapping.from_arguments(mapping, FIELDS)
+        own = {name: names[-1] for name, names in columns.columns if name in _OWN_FIELDS and len(names) == 1}
+        others = ColumnMapping(tuple((name, names) for name, names in columns.columns if name not in own))
+        return cls(**own, keep=tuple(keep), number=number, system=system, others=others)
 
     def needs_column(self, name: str) -> bool:
         """Return whether a column is read."""
-        return name in (self.prompt, self.id, self.images, *PROMPT_COLUMNS, *self.keep, self.number)
+        names = (self.prompt, self.id, self.images, *PROMPT_COLUMNS, *self.keep, self.number)
+        return name in names or name in self.others.list_columns()
+
+    def check_columns(self, source: Source) -> None:
+        """Check that the mapped columns occur in the first rows of a source.
+
+        Raises:
+            UsageError: one does not occur; its field would be missing in every row.
+        """
+        defaults = type(self)()
+        own = {name: getattr(self, name) for name in _OWN_FIELDS if getattr(self, name) != getattr(defaults, name)}
+        columns = [*own.values(), *self.others.list_columns(), *self.keep, *([self.number] if self.number else [])]
+        existing: dict[str, None] = {}
+        for _, row in source.read_range(0, CHECKED_ROWS, lambda name: name in columns):
+            if isinstance(row, UsageError):
+                return  # the row may have the column
+            existing |= dict.fromkeys(row)
+        for column in columns:
+            if column not in existing:
+                raise UsageError(f"{source.name}: {describe_missing_column(column, existing)}")
 
 
 def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:
@@ -111,6 +134,9 @@ def parse_prompt_row(
         UsageError: the row is not a valid prompt.
         MediaError: a medium cannot be read.
     """
+    aliases = {column: name for name, names in columns.others.columns for column in names}
+    data = read_cells(data, {**aliases, columns.prompt: "prompt", columns.images: "images"})
+    data = columns.others.map_row(where, data) if columns.others else data
     if data.get(columns.prompt) is None:
         fields = ", ".join(map(str, data)) or "none"
         raise UsageError(

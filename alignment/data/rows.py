@@ -17,6 +17,8 @@ from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.types import Message, Response, content_to_text
 
+ANSWER_COLUMNS = ("chosen", "rejected")
+"""Columns with the answers of a preference pair."""
 MOLECULE_MARK = "<mol>"
 """Marks the position of a molecule in a text."""
 

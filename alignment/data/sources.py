@@ -1,35 +1,39 @@
-"""Sources of prompts: files and data sets of any size that can be read by row range."""
+"""Sources of rows: files, folders and data sets of any size that can be read by row range."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import os
+import re
+from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from threading import Lock
 from typing import Protocol
 
-from flex_judge.alignment.data.hub import HUB, HubDataset
+from flex_judge.alignment.data.hub import HUB, HubDataset, SavedDataset, list_saved_splits
+from flex_judge.alignment.data.row_files import RowFile, open_row_file
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.csv_rows import CSV_SUFFIXES
 from flex_judge.judges.io.files import TABLE_ENDINGS
-from flex_judge.judges.io.json_rows import (
-    LocatedRow,
-    NeedsColumn,
-    is_blank,
-    iterate_row_lines,
-    need_all,
-    parse_row,
-    read_json_file,
-    read_json_lines,
-)
-from flex_judge.judges.io.parquet import read_parquet, read_parquet_info
-from flex_judge.judges.media.paths import MediaFolders, list_media_folders
-from flex_judge.judges.validation.text_files import detect_form, get_format_suffix
+from flex_judge.judges.io.json_rows import LocatedRow, NeedsColumn, need_all
+from flex_judge.judges.media.paths import MediaFolders
+from flex_judge.judges.validation.text_files import get_format_suffix
 
-INDEX_STRIDE = 64
-"""Number of rows between two indexed offsets of a JSON lines file."""
+SOURCE_FORMS = (
+    "a .jsonl, .json, .csv, .tsv or .parquet file, a folder of such files or of datasets' save_to_disk (FOLDER@SPLIT "
+    "if it has several splits), or hub:OWNER/NAME[:CONFIG][@SPLIT]"
+)
+"""Forms of rows that every command takes, for help texts and messages."""
+_NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json")
+"""Files that describe data sets and hold no rows."""
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Split -> words in names of files by which `datasets` recognises it."""
 
 
 class Source(Protocol):
@@ -61,167 +65,149 @@ class Source(Protocol):
 
 
 def open_source(text: str) -> Source:
-    """Open a source of prompts.
+    """Open a source of rows: the one way in which commands open the data that users name.
 
     Args:
-        text: a `.jsonl`, `.json` or `.parquet` file, the first two also compressed, or
+        text: a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, all but the last also compressed; a folder of such
+            files, or one that `datasets` wrote with `save_to_disk`, with `@SPLIT` if it has several splits; or
             `hub:OWNER/NAME[:CONFIG][@SPLIT]` for a data set on the hub or a local folder that `datasets.load_dataset`
-            can load. The default split is `train`.
+            can load, where the default split is `train`.
 
     Raises:
         UsageError: the source does not exist, cannot be read or has no rows.
     """
     source: Source
-    path = Path(text)
-    if text.startswith(HUB):
-        source = HubDataset.open(text)
-    elif path.suffix.lower() == ".parquet":
-        source = ParquetFile.open(path)
-    elif get_format_suffix(path) == ".jsonl":
-        source = JsonLinesFile.open(path)
-    elif get_format_suffix(path) == ".json":
-        source = JsonFile.open(path)
+    path, split = split_location(text)
+    if text.startswith(HUB) or (path.is_dir() and list_saved_splits(path) is not None):
+        source = open_dataset(text)
+    elif path.is_dir():
+        source = _open_folder(text, path, split)
     else:
-        raise UsageError(f"{text}: expected a file that ends in {TABLE_ENDINGS}, or hub:OWNER/NAME")
+        source = open_row_file(path, expected=SOURCE_FORMS)
     if not len(source):
         raise UsageError(f"{source.name}: has no rows")
     return source
 
 
-@dataclass(frozen=True)
-class _RowFile:
-    """Common fields of file sources."""
+def open_dataset(text: str) -> HubDataset | SavedDataset:
+    """Open a data set that `datasets` loads: one on the hub, or a folder of `save_to_disk`; see `open_source`.
 
-    path: Path
-    """Absolute path of the file, as the user gave it: links are not followed."""
-    digest: str
-    """SHA-256 hex digest of the content."""
-    count: int
-    """Number of rows."""
+    Raises:
+        UsageError: the data set cannot be loaded.
+    """
+    path, split = split_location(text.removeprefix(HUB))
+    if path.is_dir() and list_saved_splits(path) is not None:
+        return SavedDataset.open(text, path, split)
+    return HubDataset.open(text)
+
+
+def has_text_tables(folder: Path) -> bool:
+    """Return whether a folder holds tables whose cells are all text, of which `datasets` would guess the types."""
+    return any(get_format_suffix(path) in CSV_SUFFIXES for path in folder.rglob("*"))
+
+
+def split_location(text: str) -> tuple[Path, str | None]:
+    """Split `FOLDER@SPLIT` into the folder and the split; a text without a split has None."""
+    folder, at, split = text.rpartition("@")
+    if at and split and not os.path.exists(text) and os.path.isdir(folder):
+        return Path(folder), split
+    return Path(text), None
+
+
+def list_tables(folder: Path, split: str | None = None) -> list[Path]:
+    """List the tables of a folder whose rows belong together, sorted.
+
+    Files directly in the folder come first; only if there are none, subfolders are searched.
+
+    Args:
+        folder: the folder.
+        split: split whose files are wanted; None if the folder has one.
+
+    Raises:
+        UsageError: there is no table, or it is not clear which ones are meant.
+    """
+    files = [path for path in folder.iterdir() if _is_table(path)]
+    files = files or [path for path in folder.rglob("*") if _is_table(path) and not _is_hidden(path, folder)]
+    if not files:
+        raise UsageError(f"{folder}: has no file of rows; expected files that end in {TABLE_ENDINGS}")
+    by_split: dict[str | None, list[Path]] = {}
+    for file in sorted(files):
+        by_split.setdefault(_find_split(file.relative_to(folder)), []).append(file)
+    names = ", ".join(str(name) for name in by_split if name)
+    if split is not None and split not in by_split:
+        raise UsageError(f"{folder}@{split}: the folder has no such split; there are {names or 'no splits'}")
+    if split is None and len(by_split) > 1:
+        others = " and files without one" if None in by_split else ""
+        raise UsageError(
+            f"{folder}: has the splits {names}{others}; choose one, such as {folder}@{names.split(',')[0]}"
+        )
+    chosen = by_split[split] if split is not None else next(iter(by_split.values()))
+    by_format: dict[str, Path] = {}
+    for file in chosen:
+        by_format.setdefault(get_format_suffix(file), file)
+    if len(by_format) > 1:
+        examples = " and ".join(str(file.relative_to(folder)) for file in list(by_format.values())[:2])
+        raise UsageError(f"{folder}: has tables of several formats, such as {examples}; name one file")
+    return chosen
+
+
+def _is_table(path: Path) -> bool:
+    suffix = get_format_suffix(path)
+    is_row_file = suffix in (".jsonl", ".json", ".parquet", *CSV_SUFFIXES) and path.name not in _NOT_ROWS
+    return is_row_file and not path.name.startswith((".", "_")) and path.is_file()
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _find_split(file: Path) -> str | None:
+    """Find the split that the name of a file, or else of a folder above it, contains as a word."""
+    for part in reversed(file.parts):
+        words = re.split(r"[^a-z]+", part.lower())
+        for split, names in _SPLITS.items():
+            if not {*names}.isdisjoint(words):
+                return split
+    return None
+
+
+def _open_folder(text: str, folder: Path, split: str | None) -> Source:
+    files = list_tables(folder, split)
+    return JoinedFiles(text, tuple(open_row_file(file, str(file.relative_to(folder))) for file in files))
+
+
+@dataclass(frozen=True)
+class JoinedFiles:
+    """Rows of the files of a folder, one file after the other."""
+
+    name: str
+    """Folder as the user gave it, for messages."""
+    files: tuple[RowFile, ...]
 
     @property
-    def name(self) -> str:
-        """File name for messages."""
-        return self.path.name
+    def digest(self) -> str:
+        """Digest of the files' names and contents."""
+        parts = "".join(f"{file.name}\0{file.digest}\n" for file in self.files)
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     @property
     def folder(self) -> MediaFolders:
-        """Folders that relative media paths refer to: that of the path, then that of the file it is a link to."""
-        return list_media_folders(self.path)
+        """Folders of the files, in which relative media paths are searched."""
+        folders: dict[Path, None] = {}
+        for file in self.files:
+            folders |= dict.fromkeys((file.folder,) if isinstance(file.folder, Path) else file.folder)
+        return tuple(folders)
 
     def __len__(self) -> int:
-        return self.count
-
-
-@dataclass(frozen=True)
-class JsonLinesFile(_RowFile):
-    """JSON lines file: one JSON object per line; empty lines are skipped."""
-
-    offsets: tuple[tuple[int, int], ...] | None = field(repr=False)
-    """Byte offset and line number (from 1) of every INDEX_STRIDE-th row, so that ranges can be read without a scan.
-
-    None for files that are compressed or not UTF-8: these are read from the start.
-    """
-
-    @classmethod
-    def open(cls, path: Path) -> JsonLinesFile:
-        """Read the file once to count rows and index their offsets.
-
-        Raises:
-            UsageError: the file cannot be read.
-        """
-        path = path.absolute()  # workers may have another working directory
-        if not detect_form(path).is_plain:
-            return cls(path, _compute_digest(path), sum(1 for _ in iterate_row_lines(path)), offsets=None)
-        digest, count, offset = hashlib.sha256(), 0, 0
-        offsets = []
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not is_blank(line):
-                    if count % INDEX_STRIDE == 0:
-                        offsets.append((offset, number))
-                    count += 1
-                digest.update(line)
-                offset += len(line)
-        return cls(path, digest.hexdigest(), count, offsets=tuple(offsets))
-
-    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:  # noqa: ARG002
-        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        stop = min(stop, self.count)
-        if start >= stop:
-            return
-        if self.offsets is None:
-            yield from _read_through(self, start, stop)
-            return
-        offset, first_line = self.offsets[start // INDEX_STRIDE]
-        skipped = start % INDEX_STRIDE
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            lines = ((number, line) for number, line in enumerate(file, first_line) if not is_blank(line))
-            for number, line in itertools.islice(lines, skipped, skipped + stop - start):
-                yield parse_row(line, f"{self.name}, line {number}")
-
-
-_cursors: dict[JsonLinesFile, list[tuple[int, Iterator[LocatedRow]]]] = {}
-_cursor_lock = Lock()
-MAX_CURSORS = 4
-"""Maximum number of open readers of a file that cannot be read from any position."""
-
-
-def _read_through(file: JsonLinesFile, start: int, stop: int) -> Iterator[LocatedRow]:
-    """Read rows of a file that is read from the start.
-
-    Readers stay open after their range, so that a worker which reads range after range reads the file only once.
-    """
-    with _cursor_lock:
-        cursors = _cursors.setdefault(file, [])
-        cursor = max((c for c in cursors if c[0] <= start), default=None, key=lambda c: c[0])
-        if cursor:
-            cursors.remove(cursor)
-    position, rows = cursor or (0, read_json_lines(file.path, file.name, unit="line"))
-    yield from itertools.islice(rows, start - position, stop - position)
-    with _cursor_lock:
-        cursors.append((stop, rows))
-        del cursors[:-MAX_CURSORS]
-
-
-@dataclass(frozen=True)
-class JsonFile(_RowFile):
-    """JSON file with a list of objects, or with one object or one per line. It is read into memory."""
-
-    @classmethod
-    def open(cls, path: Path) -> JsonFile:
-        """Read the file once to count rows.
-
-        Raises:
-            UsageError: the file cannot be read, or does not hold rows.
-        """
-        path = path.absolute()
-        rows = _read_json_file_once(path, digest := _compute_digest(path))
-        return cls(path, digest, len(rows))
-
-    def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:  # noqa: ARG002
-        """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        yield from _read_json_file_once(self.path, self.digest)[start:stop]
-
-
-@dataclass(frozen=True)
-class ParquetFile(_RowFile):
-    """Parquet file, read by row group."""
-
-    @classmethod
-    def open(cls, path: Path) -> ParquetFile:
-        """Read the number of rows and hash the file.
-
-        Raises:
-            UsageError: the file cannot be read or is not a Parquet file.
-        """
-        path = path.absolute()
-        return cls(path, _compute_digest(path), read_parquet_info(path).count)
+        return sum(map(len, self.files))
 
     def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
-        return read_parquet(self.path, start, stop, name=self.name, needs=needs)
+        starts = [0, *accumulate(map(len, self.files))]
+        for i in range(max(0, bisect_right(starts, start) - 1), len(self.files)):
+            if starts[i] >= stop:
+                return
+            yield from self.files[i].read_range(max(0, start - starts[i]), stop - starts[i], needs)
 
 
 @dataclass(frozen=True)
@@ -254,17 +240,3 @@ class FirstRows:
     def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
         yield from self.source.read_range(start, min(stop, len(self)), needs)
-
-
-def _compute_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise UsageError(f"{path}: cannot be read: {e.strerror}") from e
-
-
-@lru_cache(maxsize=2)
-def _read_json_file_once(path: Path, digest: str) -> list[LocatedRow]:  # noqa: ARG001 - part of the cache's key
-    """Read a JSON file once per process."""
-    return list(read_json_file(path, path.name))

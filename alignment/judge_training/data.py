@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.curation.card import SPLITS
 from flex_judge.alignment.curation.rows import DropRecord
+from flex_judge.alignment.data.hub import HUB
+from flex_judge.alignment.data.sources import SOURCE_FORMS, open_source, split_location
 from flex_judge.alignment.judge_training.encoding import EncodedExample, encode_examples
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import read_cells
 from flex_judge.judges.io.files import read_table
 from flex_judge.judges.protocol.rendering import Renderer
 
@@ -82,9 +85,9 @@ class JudgeTrainingData:
 
 
 def find_train_file(data: str) -> Path:
-    """Find the file of training examples: the one in a curated folder, or the given file."""
+    """Find the file of training examples: the one in a curated folder, or the given file, folder or data set."""
     path = Path(data)
-    return path / TRAIN if path.is_dir() else path
+    return path / TRAIN if (path / TRAIN).is_file() else path
 
 
 def find_held_out_file(data: str, held_out: str | None) -> Path | None:
@@ -101,22 +104,25 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
         UsageError: The given file does not exist.
     """
     if held_out is not None:
-        if not Path(held_out).is_file():
+        if not split_location(held_out)[0].exists() and not held_out.startswith(HUB):
             raise UsageError(f"--held-out: {held_out} does not exist")
         return Path(held_out)
-    path = find_train_file(data).with_name(HELD_OUT)
+    path = Path(data) / HELD_OUT
     # A file has no held-out split, even if a file of that name happens to be next to it.
     return path if Path(data).is_dir() and path.is_file() else None
 
 
 def read_training_rows(file: Path) -> list[Mapping[str, Any] | UsageError]:
-    """Read the rows of a file, or the error of each row that cannot be read.
+    """Read the rows of a file, folder or data set (see `open_source`), or the error of each row that cannot be read.
 
     Raises:
         UsageError: The file does not exist or is not a table.
     """
-    if not file.is_file():
-        raise UsageError(
-            f"{file}: no such file; give the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file"
-        )
-    return [row for _, row in read_table(file, _COLUMNS.__contains__)]
+    if file.is_file():
+        table = read_table(file, _COLUMNS.__contains__)
+    elif file.is_dir() or "@" in file.name or str(file).startswith(HUB):
+        source = open_source(str(file))
+        table = source.read_range(0, len(source), _COLUMNS.__contains__)
+    else:
+        raise UsageError(f"{file}: no such file; give the folder of a `flex-judge curate` run, or {SOURCE_FORMS}")
+    return [row if isinstance(row, UsageError) else read_cells(row) for _, row in table]

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.folders import disable_decoding, load_file, load_split
-from flex_judge.alignment.data.hub import HUB, HubDataset
+from flex_judge.alignment.data.folders import disable_decoding
 from flex_judge.alignment.data.prompts import PromptColumns, parse_prompt_row, read_prompts
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import ANSWER_COLUMNS, PromptRow
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.data.texts import compute_prompt_digest
+from flex_judge.alignment.policy_training.preference_rows import read_preferences
 from flex_judge.alignment.policy_training.tool_rows import (
-    ANSWER_COLUMNS,
     make_tool_dataset,
     needs_reading,
     read_tool_rows,
@@ -25,10 +24,10 @@ from flex_judge.alignment.preferences.prompt_columns import has_images, has_mole
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines
 from flex_judge.judges.models import strip_fingerprint
-from flex_judge.judges.validation.text_files import get_format_suffix
 
 READ_AHEAD = 64
 """Number of rows that are read at a time in search of unseen prompts."""
@@ -76,12 +75,13 @@ class PolicyTrainingData:
         return _parse_prompt(self.rows[i], self.name, i)
 
 
-def load_preference_data(text: str) -> PolicyTrainingData:
+def load_preference_data(text: str, columns: ColumnMapping = NO_MAPPING) -> PolicyTrainingData:
     """Load preference data as conversations.
 
     Args:
-        text: Folder of a `flex-judge preferences` run, another folder for `load_dataset`, a table (see `read_table`),
-            or `hub:OWNER/NAME[:CONFIG][@SPLIT]`. Rows of a table that cannot be read are reported in `problems`.
+        text: Folder of a `flex-judge preferences` run, another folder for `load_dataset`, or any source of rows (see
+            `open_source`). Rows of a table that cannot be read are reported in `problems`.
+        columns: Columns of the data that hold fields under other names.
 
     Raises:
         UsageError: The data does not exist, or a row is not in a preference format of TRL.
@@ -92,15 +92,15 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         settings = json.loads((Path(text) / "run.json").read_text(encoding="utf-8"))["settings"]
         is_task, made_by = settings.get("source") == "arithmetic", _find_judge(settings)
         text = str(Path(text) / "data")
-    loaded_rows, problems = _read_preferences(text)
+    loaded_rows, problems = read_preferences(text, columns)
     rows = convert_to_conversations(loaded_rows, text)
     if "provenance" in rows.column_names and (rows[0]["provenance"] or {}).get("rubric"):
         # All rows of a run have the same rubric.
         made_by["rubric"] = rows[0]["provenance"]["rubric"]
-    columns = [name for name in ("prompt", *PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
+    names = [name for name in ("prompt", *PROMPT_COLUMNS, *ANSWER_COLUMNS) if name in rows.column_names]
     prompts, content, is_plain = [], hashlib.sha256(), True
     # The digest of a prompt is computed from image files; decoded images would give other digests.
-    for i, row in enumerate(disable_decoding(rows.select_columns(columns))):
+    for i, row in enumerate(disable_decoding(rows.select_columns(names))):
         prompts.append(compute_prompt_digest(_parse_prompt(row, text, i).prompt))
         content.update(dump_json([prompts[-1], *(row[name] for name in ANSWER_COLUMNS)], ascii_only=True).encode())
         is_plain = is_plain and not needs_reading(row)
@@ -115,28 +115,6 @@ def load_preference_data(text: str) -> PolicyTrainingData:
         made_by=made_by,
         problems=tuple(problems),
     )
-
-
-def _read_preferences(text: str) -> tuple[Any, list[str]]:
-    problems: list[str] = []
-    if text.startswith(HUB):
-        rows = HubDataset.open(text).table
-    elif Path(text).is_dir():
-        rows = load_split(text, text)
-    elif Path(text).is_file() and get_format_suffix(Path(text)) in (".jsonl", ".json", ".parquet"):
-        rows, problems = load_file(Path(text), ("prompt", *PROMPT_COLUMNS, *ANSWER_COLUMNS, "provenance"))
-    else:
-        raise UsageError(
-            f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, a .jsonl, "
-            ".json or .parquet file, or hub:OWNER/NAME"
-        )
-    missing = [name for name in ANSWER_COLUMNS if name not in rows.column_names]
-    if missing:
-        columns = ", ".join(rows.column_names)
-        raise UsageError(f"{text}: column {missing[0]!r} is missing, which DPO needs; the columns are {columns}")
-    if not len(rows):
-        raise UsageError(f"{text}: the data has no rows")
-    return rows, problems
 
 
 def _find_judge(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from flex_judge.alignment.data.prompts import PromptColumns
+from flex_judge.alignment.data.prompts import FIELDS, PromptColumns
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.data.texts import compute_prompt_digest
@@ -71,8 +71,11 @@ def select_held_out(
         return HeldOutPrompts(tuple(rows), "answer", True, tokens), frozenset()
     if recipe.held_out is not None:
         answer = recipe.held_out_answer
-        columns = PromptColumns.from_arguments(recipe.column or (), number=answer)
-        rows = select_unseen_prompts(open_source(recipe.held_out), columns, trained, count)
+        # The answers of preference data are no part of a prompt.
+        mapping = [text for text in recipe.column or () if text.partition("=")[0] in FIELDS]
+        columns, prompts = PromptColumns.from_arguments(mapping, number=answer), open_source(recipe.held_out)
+        columns.check_columns(prompts)
+        rows = select_unseen_prompts(prompts, columns, trained, count)
         return HeldOutPrompts(tuple(rows), answer, False, tokens), frozenset()
     default_count = min(HELD_OUT_PROMPTS, max(1, len(trained) // PROMPTS_PER_HELD_OUT))
     indices = data.sample_rows(recipe.held_out_prompts or default_count, seed)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.prompts import MOLECULES, PromptColumns, parse_prompt_row
+from flex_judge.alignment.data.rows import ANSWER_COLUMNS
 from flex_judge.alignment.policy_training.data import PolicyTrainingData
-from flex_judge.alignment.policy_training.tool_rows import ANSWER_COLUMNS
 from flex_judge.alignment.preferences.prompt_columns import make_prompt_columns
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.mol_llama.features import MoleculeFeatures, featurise_molecule

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.alignment.data.rows import PromptRow
+from flex_judge.alignment.data.rows import ANSWER_COLUMNS, PromptRow
 from flex_judge.alignment.preferences.prompt_columns import (
     MediaOptions,
     has_images,
@@ -34,7 +34,6 @@ from flex_judge.judges.types import Response, Trajectory
 if TYPE_CHECKING:
     from flex_judge.alignment.policy_training.data import PolicyTrainingData
 
-ANSWER_COLUMNS = ("chosen", "rejected")
 _TRL_COLUMNS = ("images", "image", "molecules")
 _FURTHER_FIELDS = frozenset(MESSAGE_FIELDS) - {"role", "content"}
 Row = Mapping[str, Any]

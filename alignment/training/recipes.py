@@ -68,8 +68,8 @@ class PolicyRecipe:
     )
     held_out: str | None = _make_flag(
         None,
-        "Held-out prompts: .jsonl, .json, .parquet, hub:OWNER/NAME[:CONFIG][@SPLIT], or task for new questions of the "
-        "embedded task (default: task for data of that task, else prompts taken out of the data).",
+        "Held-out prompts: a file, folder or hub:OWNER/NAME[:CONFIG][@SPLIT] as for DATA, or task for new questions of "
+        "the embedded task (default: task for data of that task, else prompts taken out of the data).",
     )
     held_out_prompts: int | None = _make_flag(
         None,
@@ -85,8 +85,9 @@ class PolicyRecipe:
     column: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Column mapping of the data set: prompt=COL, id=COL or images=COL; may be repeated.",
-            "metavar": "F=COL",
+            "help": "Column of the data that holds a field under another name: prompt, id, images, videos, audios, "
+            "molecules or tools, and for dpo chosen or rejected; may be repeated.",
+            "metavar": "FIELD=COL",
             "action": _RepeatableFlag,
         },
     )
@@ -160,8 +161,8 @@ class JudgeRecipe:
 
     held_out: str | None = _make_flag(
         None,
-        "Held-out judgments, .jsonl, .json or .parquet as written by `flex-judge curate` (default: held_out.jsonl in "
-        "the folder of the data). With --eval_strategy no they are judged after training only.",
+        "Held-out judgments as written by `flex-judge curate`, in any format of DATA (default: held_out.jsonl in the "
+        "folder of the data). With --eval_strategy no they are judged after training only.",
     )
     held_out_rows: int | None = _make_flag(
         None, "Number of held-out judgments per evaluation, the first N (default: all); 0: no evaluation."

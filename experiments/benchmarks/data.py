@@ -14,10 +14,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.hub import HUB, HubDataset
+from flex_judge.alignment.data.hub import HUB, HubDataset, list_saved_splits
+from flex_judge.alignment.data.sources import open_dataset, split_location
 from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
+from flex_judge.judges.io.files import require_rows
 from flex_judge.judges.media.paths import list_media_folders
 from flex_judge.judges.validation.text_files import COMPRESSION_SUFFIXES, get_format_suffix
 
@@ -169,7 +172,11 @@ class BenchmarkData:
 
 
 def open_data(
-    names: Sequence[str], patterns: Sequence[str], expected: str, columns: Sequence[str] = ()
+    names: Sequence[str],
+    patterns: Sequence[str],
+    expected: str,
+    columns: Sequence[str] = (),
+    mapping: ColumnMapping = NO_MAPPING,
 ) -> BenchmarkData:
     """Read the data of a benchmark.
 
@@ -179,11 +186,14 @@ def open_data(
             that are used together.
         expected: Files and fields of the release, for error messages.
         columns: Column names for tables without a header.
+        mapping: Columns of the data that hold fields under other names.
 
     Raises:
-        UsageError: There is no such data.
+        UsageError: There is no such data, or no row has a mapped column.
     """
     parts = [_open_source(name, patterns, expected, columns) for name in names]
+    if mapping:
+        parts = [replace(part, records=_map_records(part.records, mapping)) for part in parts]
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
@@ -194,14 +204,21 @@ def open_data(
     return BenchmarkData(", ".join(names), tuple(file for part in parts for file in part.files), records, digest)
 
 
+def _map_records(records: Sequence[Record], mapping: ColumnMapping) -> tuple[Record, ...]:
+    mapped = mapping.map_rows((record.where, record.data) for record in records)
+    rows = require_rows(mapped)
+    return tuple(replace(record, data=row) for record, (_, row) in zip(records, rows, strict=True))
+
+
 def _use_absolute_paths(record: Record) -> Record:
     file = (record.folder / record.file).absolute()
     return replace(record, file=file.relative_to(file.anchor), folder=Path(file.anchor))
 
 
 def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Sequence[str]) -> BenchmarkData:
-    if name.startswith(HUB):
-        return _open_hub_dataset(name)
+    location, _ = split_location(name)
+    if name.startswith(HUB) or (location.is_dir() and list_saved_splits(location) is not None):
+        return _open_dataset(name)
     path = Path(name)
     if path.is_dir():
         files = next((matches for pattern in patterns if (matches := _match_files(path, pattern))), [])
@@ -230,13 +247,14 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
     return BenchmarkData(name, file_names, tuple(records), digest.hexdigest())
 
 
-def _open_hub_dataset(name: str) -> BenchmarkData:
-    source = HubDataset.open(name)
+def _open_dataset(name: str) -> BenchmarkData:
+    source = open_dataset(name)
+    part = (source.config or source.split) if isinstance(source, HubDataset) else Path(source.path).name
     records = []
     for number, (where, row) in enumerate(source.read_range(0, len(source)), 1):
         if isinstance(row, UsageError):
             raise row
-        records.append(Record(where, row, number, Path(source.config or source.split), source.folder))
+        records.append(Record(where, row, number, Path(part), source.folder))
     return BenchmarkData(name, (name,), tuple(records), source.digest)
 
 
@@ -250,7 +268,8 @@ def _match_files(folder: Path, pattern: str) -> list[Path]:
         matches |= {file for file in found if get_format_suffix(file) in DATA_SUFFIXES and _has_name(file, name)}
     # A file next to its compressed copy counts once.
     copies = {file.with_name(file.name + ending) for file in matches for ending in COMPRESSION_SUFFIXES}
-    return sorted(file for file in matches - copies if file.is_file())
+    # Hidden files hold no rows: macOS, for example, puts `._NAME` next to a file.
+    return sorted(file for file in matches - copies if file.is_file() and not file.name.startswith("."))
 
 
 def _has_name(file: Path, pattern: str) -> bool:

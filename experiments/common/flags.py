@@ -16,7 +16,7 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.errors import UsageError, suggest_name, to_one_line
 from flex_judge.judges.validation.classes import Metavar
 from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
 from flex_judge.judges.validation.text_files import read_text
@@ -102,7 +102,7 @@ def make_config(config: type[Config], **values: Any) -> Config:
         UsageError: a setting is unknown, or a value has the wrong type or is out of range.
     """
     if unknown := set(values) - set(flatten_settings(config)):
-        raise UsageError(f"unknown setting {min(unknown)!r}; there are {', '.join(flatten_settings(config))}")
+        raise UsageError(f"unknown setting {min(unknown)!r}; {suggest_name(min(unknown), flatten_settings(config))}")
     return build_settings(config, values, format_flag)
 
 
@@ -168,6 +168,6 @@ def _load_yaml(settings: Mapping[str, Setting], path: Path) -> dict[str, Any]:
         if name in values:
             raise UsageError(f"{path}: setting {key!r}: given twice, also under another name; remove one")
         if name not in settings:
-            raise UsageError(f"{path}: unknown setting {key!r}; there are {', '.join(settings)}")
+            raise UsageError(f"{path}: unknown setting {key!r}; {suggest_name(name, settings)}")
         values[name] = settings[name].check_value(value, f"{path}: setting {key!r}")
     return values

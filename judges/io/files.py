@@ -1,10 +1,10 @@
-"""Tables of comparisons and judgments, as JSON lines, JSON or Parquet depending on the file name's suffix."""
+"""Tables of comparisons and judgments, as JSON lines, JSON, CSV or Parquet depending on the file name's suffix."""
 
 from __future__ import annotations
 
 import itertools
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -16,6 +16,8 @@ from flex_judge.judges.conversations.messages import View, read_view
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import import_optional
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
+from flex_judge.judges.io.csv_rows import CSV_SUFFIXES, read_csv_rows
 from flex_judge.judges.io.json_rows import (
     LocatedRow,
     NeedsColumn,
@@ -33,7 +35,7 @@ from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.judges.validation.text_files import get_format_suffix
 
-TABLE_ENDINGS = ".jsonl, .json or .parquet (the first two also with .gz or .zst)"
+TABLE_ENDINGS = ".jsonl, .json, .csv, .tsv or .parquet (all but the last also with .gz or .zst)"
 """Endings of tables, for messages."""
 FIELDS = ("id", "prompt", "responses", "rubric", "view", *PROMPT_COLUMNS)
 
@@ -84,7 +86,9 @@ class InvalidRow:
         raise self.error
 
 
-def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -> list[ComparisonFileRow | InvalidRow]:
+def read_comparisons(
+    path: Path, rubric: str = "general", view: View = "full", columns: ColumnMapping = NO_MAPPING
+) -> list[ComparisonFileRow | InvalidRow]:
     """Read and validate all rows of a comparisons file, without loading media.
 
     Args:
@@ -93,6 +97,7 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
             ignored. Relative media paths refer to the file's folder.
         rubric: rubric of rows that name none. Relative paths of rubric files refer to the working directory.
         view: what the judge sees of trajectories, in rows that name no view.
+        columns: columns of the table that hold fields under other names.
 
     Returns:
         The rows in their order. All ids are different.
@@ -100,16 +105,31 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
     Raises:
         UsageError: the file is invalid, or every row is; the message names file, row and field.
     """
+    table = read_table(path, columns.wrap_needs(is_comparison_column))
+    return parse_comparisons(table, str(path), list_media_folders(path), rubric=rubric, view=view, columns=columns)
+
+
+def parse_comparisons(
+    table: Iterable[LocatedRow],
+    name: str,
+    folders: MediaFolders,
+    *,
+    rubric: str = "general",
+    view: View = "full",
+    columns: ColumnMapping = NO_MAPPING,
+) -> list[ComparisonFileRow | InvalidRow]:
+    """Validate rows from anywhere, see `read_comparisons`; relative media paths refer to `folders`."""
     rows: list[ComparisonFileRow | InvalidRow] = []
     first_rows: dict[str, str] = {}
+    mapped = dict(columns.columns)
     load_cached = cache(load_rubric)
     load_cached(rubric)  # An invalid run rubric must not be reported as an error of the first row.
-    folders = list_media_folders(path)
-    for number, (where, data) in enumerate(read_table(path, _is_needed), 1):
+    for number, (where, data) in enumerate(columns.map_rows(table), 1):
         try:
             if isinstance(data, UsageError):
                 raise data
             values = {"view": view} | {name: value for name, value in data.items() if value is not None}
+            _check_field_names(where, values, [column for column in data if column not in mapped])
             row = _parse_row(where, values, number, rubric=rubric, folder=folders, load_rubric=load_cached)
             if row.id in first_rows:
                 first = first_rows[row.id]
@@ -120,7 +140,7 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
             first_rows[row.id] = where
             rows.append(row)
     if not rows:
-        raise UsageError(f"{path}: has no rows")
+        raise UsageError(f"{name}: has no rows")
     if not first_rows and isinstance(rows[0], InvalidRow):
         raise rows[0].error
     # Valid rows keep their ids, so invalid rows get theirs afterwards.
@@ -135,7 +155,7 @@ def read_comparisons(path: Path, rubric: str = "general", view: View = "full") -
     return rows
 
 
-def _is_needed(name: str) -> bool:
+def is_comparison_column(name: str) -> bool:
     """Return whether a column of a comparisons file is read: a field, or a column that resembles one."""
     lower = name.lower()
     # See `_check_field_names` for `id`.
@@ -153,7 +173,8 @@ def read_table(path: Path, needs: NeedsColumn = need_all, *, unwrap: bool = Fals
     """Read the rows of a table.
 
     Args:
-        path: `.jsonl`, `.json` or `.parquet`; the first two also compressed, such as `.jsonl.gz` or `.jsonl.zst`.
+        path: `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet`; all but the last also compressed, such as `.jsonl.gz` or
+            `.jsonl.zst`. The cells of `.csv` and `.tsv` are text, see `flex_judge.judges.io.columns.read_cells`.
         needs: whether a column is read. The others are None in the rows of a Parquet file.
         unwrap: whether a `.json` file may also hold an object with exactly one list: the rows.
 
@@ -170,6 +191,8 @@ def read_table(path: Path, needs: NeedsColumn = need_all, *, unwrap: bool = Fals
         yield from read_json_lines(path)
     elif suffix == ".json":
         yield from read_json_file(path, unwrap=unwrap)
+    elif suffix in CSV_SUFFIXES:
+        yield from read_csv_rows(path)
     else:
         raise UsageError(f"{path}: expected a file that ends in {TABLE_ENDINGS}")
 
@@ -217,7 +240,6 @@ def _parse_row(
     def make_field_error(name: str, expected: str) -> UsageError:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {reprlib.repr(data[name])}")
 
-    _check_field_names(where, data)
     if not isinstance(data["responses"], list) or not data["responses"]:
         raise make_field_error("responses", "a list of one or more texts or messages")
     if not isinstance(data.get("rubric", rubric), str):
@@ -248,10 +270,15 @@ def _read_row(reader: ConversationReader, data: Mapping[str, Any]) -> tuple[tupl
     return prompt, tuple(responses)
 
 
-def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
+def _check_field_names(where: str, data: Mapping[str, Any], columns: Sequence[str]) -> None:
     """Reject misspelled and missing field names.
 
     Data sets may have other columns, but a typo must not silently drop the images or the rubric.
+
+    Args:
+        where: file and row, for messages.
+        data: the values of the row that are not null.
+        columns: names of all columns, for messages.
     """
     missing = [name for name in FIELDS if name not in data]
     for name in data:
@@ -264,4 +291,5 @@ def _check_field_names(where: str, data: Mapping[str, Any]) -> None:
             raise UsageError(f"{where}: unknown field {name!r}; did you mean {matches[0]!r}?")
     for name in ("prompt", "responses"):
         if name not in data:
-            raise UsageError(f"{where}: field {name!r} is missing")
+            names = ", ".join(column for column in columns if column) or "none"
+            raise UsageError(f"{where}: field {name!r} is missing; the columns are {names}; map one with --column")

@@ -22,6 +22,10 @@ NeedsColumn = Callable[[str], bool]
 """Function that returns whether a column is needed. The others are None in the rows of a table with columns."""
 
 
+class TextRow(dict[str, Any]):
+    """Row of a delimited table, whose cells are all text; see `flex_judge.judges.io.columns.read_cells`."""
+
+
 def need_all(_: str) -> bool:
     """Return True for every column."""
     return True

@@ -35,7 +35,7 @@ from typing import (
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, suggest_name
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ def _to_usage_error(cls: Any, error: Any) -> Exception:
         return UsageError(f"{name} is missing")
     hints = get_field_types(cls)
     if name not in hints:
-        return UsageError(f"unknown setting {name!r}; there are {', '.join(hints)}")
+        return UsageError(f"unknown setting {name!r}; {suggest_name(str(name), hints)}")
     kind = SettingType.from_annotation(hints[name])
     allowed = kind.bounds or "a finite number" if problem["type"] in BOUND_ERRORS else kind.type_description
     usage_error = UsageError(f"{name} must be {allowed}, not {problem['input']!r}")

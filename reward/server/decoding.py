@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, read_row_prompt
 from flex_judge.judges.conversations.messages import read_view
 from flex_judge.judges.conversations.reader import ConversationReader
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, suggest_name
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
@@ -170,12 +169,6 @@ def check_fields(row: Any, field: str, required: Sequence[str], optional: Sequen
         if name not in row:
             raise FieldError.at_field(f"{field}.{name}", "is missing")
     return {name: value for name, value in row.items() if value is not None or name in required}
-
-
-def suggest_name(name: str, valid_names: Sequence[str]) -> str:
-    """Suggest a valid name for an unknown one, as the end of an error message."""
-    matches = get_close_matches(name.lower(), valid_names, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(valid_names)}"
 
 
 def expect_text(value: Any, field: str) -> str:

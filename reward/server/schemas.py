@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from flex_judge.judges.conversations.messages import VIEWS
+from flex_judge.judges.errors import suggest_name
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
-from flex_judge.reward.server.decoding import check_fields, suggest_name
+from flex_judge.reward.server.decoding import check_fields
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.types import METHODS, NORMALIZATIONS, REWARDS, Reward, RewardSpec
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from flex_judge.judges.errors import ClusterError, UsageError
+from flex_judge.judges.errors import ClusterError, UsageError, suggest_name
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
@@ -140,7 +140,7 @@ class ServiceConfig:
         values = {}
         for name, value in args.items():
             if name not in settings:
-                raise UsageError(f"unknown setting {name!r}; expected one of {', '.join(sorted(settings))}")
+                raise UsageError(f"unknown setting {name!r}; {suggest_name(name, sorted(settings))}")
             values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
             values["api_key"] = read_service_key(values["api_key"])

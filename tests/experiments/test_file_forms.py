@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_forms import BAD_TEXT, FORMS, Rows, format_lines, format_list, format_parquet, write_form
+from file_forms import BAD_TEXT, FORMS, Rows, format_csv, format_lines, format_list, format_parquet, write_form
 from PIL import Image
 
 from flex_judge.alignment.curation.benchmarks import ContaminationFilter
@@ -21,8 +21,12 @@ from flex_judge.alignment.judge_training.data import read_training_rows
 from flex_judge.alignment.policy_training.data import load_preference_data, load_prompt_data
 from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.benchmarks.stored import read_replies
+from flex_judge.experiments.commands.judge.config import JudgeRun
+from flex_judge.experiments.commands.judge.view import read_comparison_source
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.files import InvalidRow, read_comparisons
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison, content_to_text, split_content
 
 QUESTIONS = ("Was ist 2 + 3?", 'Say "}],{" 🙂\nplease.', "Ж?")
@@ -56,7 +60,7 @@ def get_question(comparison: Comparison) -> str:
 
 
 def read_judge_file(path: Path) -> list[str | UsageError]:
-    rows = read_comparisons(path)
+    rows = read_comparison_source(JudgeRun(judge=JudgeConfig(EngineConfig("scripts:fair_judge"))), str(path))
     assert len({row.id for row in rows}) == len(rows)
     return [row.error if isinstance(row, InvalidRow) else get_question(row.load_comparison()) for row in rows]
 
@@ -102,7 +106,7 @@ def read_contamination(path: Path) -> list[str | UsageError]:
 
 
 def read_benchmark(path: Path) -> list[str | UsageError]:
-    return [record.get_text("question") for record in open_data([str(path)], (), "rows").records]
+    return [record.get_text("question") for record in open_data([str(path)], ("*.csv",), "rows").records]
 
 
 def read_stored_replies(path: Path) -> list[str | UsageError]:
@@ -140,6 +144,47 @@ def test_every_entrance_reads_every_form(entrance: str, form: str, tmp_path: Pat
         assert questions == list(QUESTIONS)
 
 
+def write_folder(folder: Path, rows: Rows) -> Path:
+    """Write rows to the files of a folder, next to files that hold none."""
+    parts = folder / "parts"
+    parts.mkdir()
+    write_form(parts, "CSV", rows[:1], "rows-0")
+    write_form(parts, "CSV, gzip", rows[1:], "rows-1")
+    (parts / "README.md").write_text("# Rows")
+    (parts / ".hidden.csv").write_text("a\n1\n")
+    return parts
+
+
+def write_saved(folder: Path, rows: Rows) -> Path:
+    """Write rows with `save_to_disk`."""
+    import datasets
+
+    datasets.Dataset.from_list(list(rows)).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def write_saved_splits(folder: Path, rows: Rows) -> Path:
+    """Write rows with `save_to_disk` as one of two splits."""
+    import datasets
+
+    table = datasets.Dataset.from_list(list(rows))
+    datasets.DatasetDict(test=table, train=table.select([0])).save_to_disk(folder / "saved")
+    return Path(f"{folder / 'saved'}@test")
+
+
+FOLDERS = {"folder of files": write_folder, "save_to_disk": write_saved, "split of save_to_disk": write_saved_splits}
+NO_FOLDERS = ("curate --benchmark", "eval --replay")
+"""Entrances for one file."""
+
+
+@pytest.mark.parametrize("form", FOLDERS)
+@pytest.mark.parametrize("entrance", [name for name in ENTRANCES if name not in NO_FOLDERS])
+def test_every_entrance_reads_folders(entrance: str, form: str, tmp_path: Path) -> None:
+    reader = ENTRANCES[entrance]
+    path = FOLDERS[form](tmp_path, [reader.make_row(question) for question in QUESTIONS])
+    assert reader.read(path) == list(QUESTIONS)
+
+
 def break_line(rows: Rows) -> bytes:
     first, _, last = format_lines(rows).splitlines()
     return "\n".join([first, '{"prompt": "cut', last]).encode()
@@ -163,11 +208,25 @@ def break_text(rows: Rows) -> bytes:
     return format_parquet(changed)
 
 
+def add_cells(rows: Rows) -> bytes:
+    first, last = format_csv(rows[:1]), format_csv(rows[2:]).split("\r\n", 1)[1]
+    return f"{first}a,b,c,d,e,f\r\n{last}".encode()
+
+
+def break_cell(rows: Rows) -> bytes:
+    changed = json.loads(format_list(rows))
+    name = next(name for name, value in changed[1].items() if isinstance(value, str | list))
+    changed[1][name] = "b?d"
+    return format_csv(changed).encode().replace(b"b?d", b"b\xffd")
+
+
 FAULTS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
     "broken line": (".jsonl", break_line),
     "deep line": (".jsonl", nest_line),
     "broken element of a list": (".json", break_element),
     "text that is not UTF-8": (".parquet", break_text),
+    "cell that is not UTF-8": (".csv", break_cell),
+    "too many cells": (".csv", add_cells),
 }
 
 
@@ -200,7 +259,7 @@ def test_bad_value_in_a_column_that_is_not_needed_costs_nothing(entrance: str, t
     assert len(reader.read(tmp_path / "rows.parquet")) == len(QUESTIONS)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.jsonl.zst"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.jsonl.zst", "rows.csv"])
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_file_without_rows_is_one_error(entrance: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")

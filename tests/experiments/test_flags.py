@@ -72,7 +72,7 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("egs: 3", "unknown setting 'egs'; there are eggs, sugar"),
+        ("egs: 3", "unknown setting 'egs'; did you mean 'eggs'?"),
         ("eggs: null", "setting 'eggs' must be of type int, not None"),
         ("eggs: '3'", "setting 'eggs' must be of type int, not '3'"),
         ("eggs: 3.0", "setting 'eggs' must be of type int, not 3.0"),

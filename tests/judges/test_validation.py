@@ -50,7 +50,7 @@ class Cake:
         ({"power": 0.0}, "power must be above 0 and at most 1, not 0.0"),
         ({"weight": float("inf")}, "weight must be 0 or more, not inf"),
         ({"trays": ["a"]}, "trays must be a list of texts, not ['a']"),
-        ({"heat": 3}, "unknown setting 'heat'; there are temperature, fan, minutes"),
+        ({"heat": 3}, "unknown setting 'heat'; expected one of temperature, fan, minutes"),
         ({"fan": "on", "temperature": 220}, "fan on needs a temperature of at most 200"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable, Sequence
@@ -34,6 +36,19 @@ def format_list(rows: Rows) -> str:
     return json.dumps(list(rows), ensure_ascii=False, indent=2)
 
 
+def format_csv(rows: Rows, delimiter: str = ",", as_json: bool = True) -> str:
+    """Format rows as a table with quotes around cells that need them; lists in the notation of JSON or Python."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerow(names)
+    for row in rows:
+        cells = [row.get(name, "") for name in names]
+        notate = json.dumps if as_json else repr
+        writer.writerow([cell if isinstance(cell, str) else notate(cell) for cell in cells])
+    return buffer.getvalue()
+
+
 FORMS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
     "plain": (".jsonl", lambda rows: format_lines(rows).encode()),
     "no line end at the end": (".jsonl", lambda rows: format_lines(rows).encode().rstrip()),
@@ -60,6 +75,13 @@ FORMS: dict[str, tuple[str, Callable[[Rows], bytes]]] = {
     "JSON list, gzip": (".json.gz", lambda rows: gzip.compress(format_list(rows).encode())),
     "JSON list, zstd": (".json.zst", lambda rows: compress_zstd(format_list(rows).encode())),
     "lines in a .json file": (".json", lambda rows: format_lines(rows).encode()),
+    "CSV": (".csv", lambda rows: format_csv(rows).encode()),
+    "CSV of pandas": (".csv", lambda rows: format_csv(rows, as_json=False).encode()),
+    "CSV of Excel": (".csv", lambda rows: format_csv(rows, ";").encode("utf-8-sig")),
+    "CSV that states its delimiter": (".csv", lambda rows: ("sep=;\r\n" + format_csv(rows, ";")).encode()),
+    "CSV, UTF-16": (".csv", lambda rows: format_csv(rows).encode("utf-16")),
+    "CSV, gzip": (".csv.gz", lambda rows: gzip.compress(format_csv(rows).encode())),
+    "TSV": (".tsv", lambda rows: format_csv(rows, "\t").encode()),
     "Parquet": (".parquet", lambda rows: format_parquet(rows)),
     "Parquet of row groups": (".parquet", lambda rows: format_parquet(rows, row_group_size=1)),
     "Parquet with an ending in capitals": (".PARQUET", lambda rows: format_parquet(rows)),

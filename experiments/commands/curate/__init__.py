@@ -8,6 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
+    from flex_judge.alignment.data.sources import SOURCE_FORMS
     from flex_judge.experiments.commands.curate.config import CurateRun
     from flex_judge.experiments.common.flags import add_flags
 
@@ -15,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        help="Rows in the format of JudgeLM-100K (question_body, answer1_body, answer2_body, score): "
-        "a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
+        help=f"Rows in the format of JudgeLM-100K (question_body, answer1_body, answer2_body, score): {SOURCE_FORMS}",
     )
     add_flags(parser, CurateRun)
 

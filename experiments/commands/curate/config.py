@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from flex_judge.alignment.curation.duplicates import MIN_SIMILARITY
+from flex_judge.alignment.curation.rows import FIELDS, parse_reference_columns
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.selection import Selection
 from flex_judge.alignment.curation.tokens import SCRIPTED
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.data_runs.config import out_setting
-from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS
+from flex_judge.experiments.common.flags import format_flag, make_config, setting
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS, ServiceFlags
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
@@ -53,7 +55,7 @@ TEACHER_SECTION = SettingsSection(
 
 
 @settings_class(kw_only=True)
-class CurateRun:
+class CurateRun(ServiceFlags):
     """Settings of a curation run."""
 
     samples: str | None = setting(
@@ -64,6 +66,13 @@ class CurateRun:
     )
     rows: PositiveInt | None = setting(
         None, "Number of rows to use, from the first (default: all)", metavar="N", group=_ROWS
+    )
+    column: tuple[str, ...] = setting(
+        (),
+        f"Column of FILE that holds a field under another name: FIELD is {', '.join(FIELDS)} (answer3_body and so on); "
+        "may be repeated, also for scores in several columns, such as score=A and score=B",
+        metavar="FIELD=COL",
+        group=_ROWS,
     )
     teacher: Literal["model", "synthetic"] = setting(
         "model",
@@ -124,8 +133,8 @@ class CurateRun:
     )
     tokenizer: str | None = setting(
         None,
-        f"Model whose tokenizer counts tokens: embedded name, folder or hub id (default: the teacher; synthetic: "
-        f"{SYNTHETIC_TOKENIZER})",
+        f"Model whose tokenizer counts tokens: embedded name, folder or hub id (default: the teacher; synthetic "
+        f"or with --judge-url: {SYNTHETIC_TOKENIZER})",
         metavar="MODEL",
         group=_EXAMPLES,
     )
@@ -149,6 +158,12 @@ class CurateRun:
             raise UsageError(f"--samples are of the embedded task; add --teacher {SYNTHETIC}")
         if not self.is_synthetic and self.seeds > 1 and self.judge.settings.temperature == 0:
             raise UsageError("--seeds above 1 need a --temperature above 0: greedy judgments are all the same")
+        if self.is_synthetic and self.judge_url is not None:
+            raise UsageError(f"--judge-url is of a model; leave it out with --teacher {SYNTHETIC}")
+        if self.column and self.samples is not None:
+            raise UsageError("--column refers to a column of FILE; leave it out with --samples")
+        _ = self.columns  # raises UsageError for an unknown field
+        self.check_service()
         _ = self.selection  # raises UsageError if the sizes are invalid
         self._check_rubrics()
 
@@ -172,6 +187,11 @@ class CurateRun:
     def is_synthetic(self) -> bool:
         """Whether the teacher is the program of the embedded task."""
         return self.teacher == SYNTHETIC
+
+    @property
+    def columns(self) -> ColumnMapping:
+        """Mapping of the columns of the rows."""
+        return parse_reference_columns(self.column)
 
     @property
     def rubric_name(self) -> str:
@@ -209,12 +229,21 @@ class CurateRun:
     @property
     def tokenizer_name(self) -> str:
         """Model whose tokenizer counts tokens."""
-        if self.tokenizer or self.is_synthetic:
+        if self.tokenizer or self.is_synthetic or self.judge_url is not None:
             return self.tokenizer or SYNTHETIC_TOKENIZER
         return SCRIPTED if self.judge.engine.engine == "scripted" else self.judge.engine.model
 
     def build_teacher_run(self, ledger: str | None) -> JudgeRun:
         """Build the judge settings of the teacher: one vote per sample, in the given order."""
+        if self.judge_url is not None:
+            # The service has its own judge and settings.
+            return make_config(
+                JudgeRun,
+                judge_url=self.judge_url,
+                judge_key=self.judge_key,
+                rubric=self.rubric_name,
+                concurrency=self.concurrency,
+            )
         return JudgeRun(
             judge=self.judge,
             max_think_tokens=self.judge.settings.max_think_tokens,
@@ -236,6 +265,10 @@ class CurateRun:
         # The synthetic teacher has no settings.
         if self.is_synthetic:
             return identity
+        if self.column:
+            identity["columns"] = list(self.column)
+        if self.judge_url is not None:
+            return identity | {"teacher": self.judge_url, "rubric": repr(load_rubric(self.rubric_name))}
         engine = self.judge.engine
         return identity | {
             "teacher": identify_model(engine.model),

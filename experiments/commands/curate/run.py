@@ -148,7 +148,7 @@ def _load_rows(config: CurateRun, file: str | None) -> tuple[Source, list[Refere
     source = open_source(name)
     rows: Sequence[ReferenceRow | DropRecord]
     if config.samples is None:
-        rows = [_drop_unused_listwise(config, row) for row in read_reference_rows(source)]
+        rows = [_drop_unused_listwise(config, row) for row in read_reference_rows(source, columns=config.columns)]
     else:
         # Limited here, because the mix of kinds and winners is balanced over the rows that are used.
         limited = source if config.rows is None else FirstRows(source, config.rows)
@@ -164,6 +164,16 @@ def _drop_unused_listwise(config: CurateRun, row: ReferenceRow | DropRecord) -> 
     return DropRecord(
         row.row, RowFault.MORE_ANSWERS, f"{row.where}: {len(row.answers)} answers; use --listwise N to include it"
     )
+
+
+def _check_reading_order(url: str, judgments: Sequence[Judgment]) -> None:
+    """Check that a service reads responses as given: the reasoning of an example names them by their places.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if any(vote.order != tuple(sorted(vote.order)) for judgment in judgments for vote in judgment.votes[:1]):
+        raise UsageError(f"{url}: the service reads responses in another order; restart it with --order as_given")
 
 
 @dataclass(frozen=True)
@@ -201,6 +211,8 @@ class _TeacherWork:
             with open_judgment_file(self.path, {row.id for row in teacher_rows}) as output:
                 result = judge_rows(run, teacher_rows, output, progress)
             judgments, errors = {judgment.id: judgment for judgment in result.judgments}, result.errors
+            if run.judge_url is not None:
+                _check_reading_order(run.judge_url, result.judgments)
         rubric = load_rubric(self.config.rubric_name)
         return convert_judgments(self.rows, judgments, self.samples_per_row, rubric, tokens, errors)
 

@@ -11,6 +11,7 @@ from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
@@ -18,7 +19,7 @@ from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 LEDGER = "judge.ledger"
-REPLAY_SETTINGS = ("data", "task", "limit", "replay", "replay_format", "out", "max_failures", "order", "seed")
+REPLAY_SETTINGS = ("data", "column", "task", "limit", "replay", "replay_format", "out", "max_failures", "order", "seed")
 """Settings that apply to a replay, where no model runs."""
 _DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
 """Headings in the help."""
@@ -32,6 +33,12 @@ class EvalRun(JudgeFlags):
         (),
         "Benchmark data: file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
         metavar="PATH",
+        group=_DATA,
+    )
+    column: tuple[str, ...] = setting(
+        (),
+        "Column of the data that holds a field of the release under another name; may be repeated",
+        metavar="FIELD=COL",
         group=_DATA,
     )
     task: tuple[str, ...] = setting(
@@ -83,6 +90,17 @@ class EvalRun(JudgeFlags):
         group=_RESULTS,
     )
 
+    def __post_init__(self) -> None:
+        _ = self.columns  # raises for an invalid --column
+        for name in ("replicas", "address"):
+            if self.judge_url is not None and getattr(self, name) not in (1, None):
+                raise UsageError(f"{format_flag(name)} is of a judge in this run; leave it out with --judge-url")
+
+    @property
+    def columns(self) -> ColumnMapping:
+        """Mapping of the columns of the data."""
+        return ColumnMapping.from_arguments(self.column)
+
     @property
     def needs_ray(self) -> bool:
         """Whether judges run as replicas on a Ray cluster instead of in this process."""
@@ -130,9 +148,13 @@ class EvalRun(JudgeFlags):
 
         Raises:
             UsageError: The judge does not exist, or nothing answers at the address of the cluster.
+        ServiceUnavailableError: No judge service answers at its URL.
         """
         if self.address:
             check_address(self.address)
+        if (service := self.find_service(self.concurrency)) is not None:
+            service.client.health_sync()
+            return
         if resolve_engine(self.judge.engine.engine) != "scripted":
             check_model(self.judge.engine.model, self.judge.engine.adapter)
 
@@ -150,6 +172,13 @@ class EvalRun(JudgeFlags):
             "order": self.judge.settings.order,
             "seed": self.judge.settings.seed,
         }
+        if self.column:
+            identity["columns"] = list(self.column)
+        if self.judge_url is not None:
+            # The service has its own settings.
+            return {"benchmark": benchmark, "data_digest": digest, "judge": self.judge_url} | (
+                {"columns": list(self.column)} if self.column else {}
+            )
         if self.replay:
             replay = {"replay_digest": replies, "replay_format": self.replay_format}
             return {**identity, "tasks": list(self.task), "limit": self.limit, **replay}

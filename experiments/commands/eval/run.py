@@ -24,6 +24,7 @@ from flex_judge.experiments.commands.eval.page import write_benchmark_page
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
 from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.judging import ServiceJudge
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
@@ -54,7 +55,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         EngineLostError: The judge died. Finished judgments are saved, and the same command resumes the run.
     """
     spec = benchmark.spec
-    data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns)
+    config.check_service(spec.protocol, own=("seed",))
+    data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns, config.columns)
     all_items = benchmark.parse_items(data)
     if config.replay:
         return _run_replay(benchmark, config, data, all_items)
@@ -180,6 +182,10 @@ class _BenchmarkRun:
                 lambda: self.progress.advance(bar),
             )
 
+        if (service := self.config.find_service(self.config.concurrency)) is not None:
+            queue = make_queue(ServiceJudge(service).ask)
+            asyncio.run(queue.judge_all(pending, self.config.concurrency))
+            return queue.collect_in_order(pending)
         if self.config.needs_ray:
             return asyncio.run(self._judge_on_ray(pending, make_queue))
         loading = self.progress.add_task("loading the judge", total=None)

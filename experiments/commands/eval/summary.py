@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,30 +16,12 @@ from flex_judge.experiments.benchmarks.diagnosis import compute_calibration, fin
 from flex_judge.experiments.benchmarks.items import NOT_JUDGED, OFF_SCALE, Item, ItemOutcome, extract_prediction
 from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
+from flex_judge.experiments.commands.eval.notes import collect_notes, collect_settings, is_failed
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
-from flex_judge.judges.validation.flat import flatten_values
-
-_SETTINGS = ("order", "task", "limit", "seed")
-_JUDGE_SETTINGS = (
-    "runs",
-    "votes",
-    "temperature",
-    "top_p",
-    "num_waits",
-    "reason_first",
-    "adapter",
-    "engine",
-    "max_think_tokens",
-    "max_model_len",
-    "image_max_pixels",
-    "video_fps",
-    "video_max_pixels",
-)
-"""Settings in the summary; those of the judge are left out for a replay."""
 
 
 def build_summary(
@@ -76,23 +57,19 @@ def build_summary(
         "items": len(outcomes),
         "scored": sum(any(j.scores for j in outcome.judgments) for outcome in labelled),
         "unscored": dict(Counter(get_unscored_reason(j) for j in judgments if j.scores is None).most_common()),
-        "not_judged": sum(any(_is_failed(j) for j in outcome.judgments) for outcome in labelled),
+        "not_judged": sum(any(is_failed(j) for j in outcome.judgments) for outcome in labelled),
         "examples_not_judged": list(reasons)[:10],
         "off_scale": sum(j.provenance.get(OFF_SCALE, 0) for j in judgments),
         "left_out": dict(Counter(outcome.item.left_out for outcome in outcomes if outcome.item.label is None)),
         "judgments": len(judgments),
         "forced_answer": sum(vote.forced_answer is not None for outcome in labelled for vote in outcome.votes),
         "votes": sum(len(outcome.votes) for outcome in labelled),
-        "notes": _collect_notes(benchmark, config, outcomes),
+        "notes": collect_notes(benchmark, config, outcomes),
         "data": {"name": data.name, "files": list(data.files)[:20], "rows": len(data.records), "digest": data.digest},
-        "settings": _collect_settings(config),
+        "settings": collect_settings(config, judgments),
         "tasks": tasks,
         "published": [asdict(result) for result in benchmark.spec.published],
     }
-
-
-def _is_failed(judgment: Judgment) -> bool:
-    return NOT_JUDGED in judgment.provenance or not judgment.status.is_final
 
 
 def get_unscored_reason(judgment: Judgment) -> str:
@@ -158,65 +135,6 @@ def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str,
             if None not in majorities:
                 headlines[name] = sum(majorities) / len(majorities)
     return headlines
-
-
-def _collect_notes(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[ItemOutcome]) -> list[str]:
-    """Collect what a reader must know before comparing with published results."""
-    notes = []
-    if config.limit is not None:
-        notes.append(f"only {len(outcomes)} items, by --limit {config.limit}")
-    else:
-        for task, published_count in benchmark.spec.counts.items():
-            count = sum(outcome.item.task == task for outcome in outcomes)
-            if count and count != published_count:
-                of_task = f" of {task}" if len(benchmark.spec.tasks) > 1 else ""
-                notes.append(f"{count} items{of_task}; the published version has {published_count}")
-    values = flatten_values(config)
-    for name, published_value in benchmark.spec.protocol.items():
-        if values[name] != published_value and not config.replay:
-            notes.append(f"{name} is {values[name]}; the published protocol has {published_value}")
-    return notes + _collect_item_notes(outcomes) + (_collect_reply_notes(config, outcomes) if config.replay else [])
-
-
-def _collect_item_notes(outcomes: Sequence[ItemOutcome]) -> list[str]:
-    notes = []
-    contents = Counter(json.dumps(outcome.item.row.data, default=repr, sort_keys=True) for outcome in outcomes)
-    if num_repeated := sum(times - 1 for times in contents.values()):
-        notes.append(f"{num_repeated} of {len(outcomes)} items repeat an earlier item")
-    if num_unpublished := sum(not outcome.item.in_published for outcome in outcomes if outcome.item.label is not None):
-        num_labelled = sum(outcome.item.label is not None for outcome in outcomes)
-        notes.append(
-            f"{num_labelled} items have a label, {num_labelled - num_unpublished} by the stricter rule of the makers' "
-            "scripts; metrics as the makers count cover the latter"
-        )
-    judged = [judgment for outcome in outcomes for judgment in outcome.judgments if not _is_failed(judgment)]
-    num_unscored = sum(judgment.scores is None for judgment in judged)
-    # A model fails now and then, but a format that the parser does not know fails most of the time.
-    if 2 * num_unscored > len(judged):
-        notes.append(f"no verdict in {num_unscored} of {len(judged)} replies; check the format of the replies")
-    return notes
-
-
-def _collect_reply_notes(config: EvalRun, outcomes: Sequence[ItemOutcome]) -> list[str]:
-    notes = []
-    judged = [outcome for outcome in outcomes if outcome.judgments and not any(map(_is_failed, outcome.judgments))]
-    runs = {len(outcome.judgments) for outcome in judged}
-    if len(runs) > 1:
-        notes.append(f"items have between {min(runs)} and {max(runs)} runs")
-    if num_off_scale := sum(j.provenance.get(OFF_SCALE, 0) for outcome in outcomes for j in outcome.judgments):
-        num_replies = sum(
-            len(j.votes) for outcome in outcomes for j in outcome.judgments if NOT_JUDGED not in j.provenance
-        )
-        notes.append(f"{num_off_scale} of {num_replies} replies have scores off our scale; their order counts")
-    is_random = config.judge.settings.order == "random"
-    if is_random and not any(vote.order[:1] == (1,) for outcome in outcomes for vote in outcome.votes):
-        notes.append('no reply has its reading order ("orders"); all are scored as read in the given order')
-    return notes
-
-
-def _collect_settings(config: EvalRun) -> dict[str, Any]:
-    values = flatten_values(config)
-    return {name: values[name] for name in (_SETTINGS if config.replay else _SETTINGS + _JUDGE_SETTINGS)}
 
 
 def _describe_disagreement(outcome: ItemOutcome, distance: float, out: Path | None) -> dict[str, Any]:

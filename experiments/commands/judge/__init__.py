@@ -7,6 +7,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
+    from flex_judge.alignment.data.sources import SOURCE_FORMS
     from flex_judge.experiments.commands.judge.config import JudgeRun
     from flex_judge.experiments.common.flags import add_flags
     from flex_judge.judges.rubrics import list_rubrics
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     single = "--prompt TEXT --response TEXT [--response TEXT ...]"
     parser.usage = f"%(prog)s FILE [options]\n       %(prog)s {single} [options]"
     parser.epilog = f"Preset rubrics: {', '.join(list_rubrics())}."
-    parser.add_argument("file", metavar="FILE", nargs="?", help="Comparisons, as .jsonl, .json or .parquet")
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"Comparisons: {SOURCE_FORMS}")
     parser.add_argument(
         "--json", action="store_true", help="Print judgments as JSON lines; the default for a FILE without --out"
     )

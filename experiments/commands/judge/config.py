@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JUDGING, MODEL, RESULTS, JudgeFlags
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import ColumnMapping
+from flex_judge.judges.io.files import FIELDS
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
+
+ROWS = "rows"
+"""Group heading in the help."""
 
 
 @settings_class(kw_only=True)
@@ -25,6 +30,13 @@ class JudgeRun(JudgeFlags):
         "answer",
         metavar="VIEW",
         group=JUDGING,
+    )
+    column: tuple[str, ...] = setting(
+        (),
+        f"Column of FILE that holds a field under another name: FIELD is {', '.join(FIELDS)}; may be repeated, also "
+        "for one list, such as responses=A and responses=B",
+        metavar="FIELD=COL",
+        group=ROWS,
     )
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=MODEL
@@ -50,10 +62,20 @@ class JudgeRun(JudgeFlags):
     )
 
     def __post_init__(self) -> None:
+        _ = self.columns  # raises for an invalid --column before any work is done
+        self.check_service()
+        for name in ("ledger", "no_ledger", "replay"):
+            if self.judge_url is not None and getattr(self, name):
+                raise UsageError(f"{format_flag(name)} is of a judge in this run; leave it out with --judge-url")
         if self.replay and (self.ledger or self.no_ledger):
             raise UsageError("--replay reads a ledger and writes none; leave out --ledger and --no-ledger")
         if self.ledger and self.no_ledger:
             raise UsageError("--ledger and --no-ledger exclude each other; leave one out")
+
+    @property
+    def columns(self) -> ColumnMapping:
+        """Mapping of the columns of a file."""
+        return ColumnMapping.from_arguments(self.column, FIELDS)
 
     @property
     def engine_config(self) -> EngineConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
+from flex_judge.experiments.common.judging import LocalJudge, RunJudge, ServiceJudge
 from flex_judge.judges.engines import load_engine, resolve_engine
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
@@ -108,7 +109,11 @@ def check_judge(config: JudgeRun) -> None:
 
     Raises:
         UsageError: The judge cannot be loaded.
+        ServiceUnavailableError: No judge service answers at its URL.
     """
+    if (service := config.find_service(config.concurrency)) is not None:
+        service.client.health_sync()
+        return
     if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
         return
     check_model(config.judge.engine.model, config.judge.engine.adapter)
@@ -133,8 +138,12 @@ def judge_rows(
     result = JudgeResult()
     if progress:
         loading = progress.add_task("loading the judge", total=None)
-    engine = load_engine(config.engine_config)
-    judge = FlexJudge(engine, config.build_settings(engine.model_id))
+    judge: RunJudge
+    if (service := config.find_service(config.concurrency)) is not None:
+        judge = ServiceJudge(service)
+    else:
+        engine = load_engine(config.engine_config)
+        judge = LocalJudge(FlexJudge(engine, config.build_settings(engine.model_id)))
     if progress:
         progress.update(loading, total=1, completed=1)
     # The purpose of a replay is to parse the recorded replies again, so it reuses no stored judgment.
@@ -153,14 +162,14 @@ def judge_rows(
         if progress and bar is not None:
             progress.advance(bar)
 
-    queue = JudgeQueue(judge.ajudge, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
+    queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
     try:
         asyncio.run(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
     result.judgments, result.errors = queue.collect_in_order(rows)
-    result.hits = getattr(engine, "hits", None)
-    result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
+    result.hits, misses = judge.count_ledger_requests()
+    result.requests = (result.hits or 0) + misses
     if output:
         output.finish(result.judgments, missing=result.missing)
     return result

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from flex_judge.alignment.data.hub import HUB
+from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.reporting.model import Cell, Table
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file
@@ -17,14 +19,20 @@ from flex_judge.experiments.common.console import build_progress, redirect_libra
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import InvalidRow, read_comparisons
+from flex_judge.judges.io.files import (
+    ComparisonFileRow,
+    InvalidRow,
+    is_comparison_column,
+    parse_comparisons,
+    read_comparisons,
+)
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.judgments import Judgment, Verdict
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison, Content, Message, Response, content_to_text, split_content
-from flex_judge.judges.validation.text_files import read_text
+from flex_judge.judges.validation.text_files import get_format_suffix, read_text
 
 MAX_FAILED_ROWS = 10
 """Maximum number of failed rows in the summary; if there are more, the log names all of them."""
@@ -51,7 +59,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     """
     _check_options(config, options)
     if options.file is not None:
-        rows: Sequence[JudgeableRow] = read_comparisons(Path(options.file), config.rubric, config.view)
+        rows: Sequence[JudgeableRow] = read_comparison_source(config, options.file)
     else:
         comparison = _build_comparison(config, options)
         rows = [LoadedRow(comparison)]
@@ -81,6 +89,17 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     return int(result.failures.total() > config.max_failures)
 
 
+def read_comparison_source(config: JudgeRun, file: str) -> list[ComparisonFileRow | InvalidRow]:
+    """Read the comparisons of a file, a folder or a data set, see `open_source`."""
+    path, columns = Path(file), config.columns
+    if path.is_file() or (not file.startswith(HUB) and not path.is_dir() and get_format_suffix(path)):
+        # Read once and in order, so that it may also be a pipe.
+        return read_comparisons(path, config.rubric, config.view, columns)
+    source = open_source(file)
+    table = source.read_range(0, len(source), columns.wrap_needs(is_comparison_column))
+    return parse_comparisons(table, source.name, source.folder, rubric=config.rubric, view=config.view, columns=columns)
+
+
 def _check_options(config: JudgeRun, options: argparse.Namespace) -> None:
     """Reject options that would be ignored, and an output file that would overwrite an input."""
     media = any(getattr(options, str(m)) for m in Modality)
@@ -88,6 +107,8 @@ def _check_options(config: JudgeRun, options: argparse.Namespace) -> None:
         raise UsageError("judge takes either a FILE of comparisons, or --prompt, --response and media flags, not both")
     if options.file is None and options.prompt is None:
         raise UsageError("judge takes either a FILE of comparisons, or --prompt with at least one --response")
+    if options.file is None and config.column:
+        raise UsageError("--column refers to a column of FILE, but there is no FILE; name one or remove it")
     if options.file is None and not options.response:
         raise UsageError("--prompt needs at least one --response")
     inputs = {"FILE": options.file, "--config": options.config, "--ledger": config.ledger, "--replay": config.replay}

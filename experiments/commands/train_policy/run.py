@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policy_training.data import (
     PolicyTrainingData,
     load_preference_data,
@@ -25,6 +25,7 @@ from flex_judge.alignment.policy_training.data import (
 )
 from flex_judge.alignment.policy_training.evaluation import compare_policies
 from flex_judge.alignment.policy_training.held_out import select_held_out
+from flex_judge.alignment.policy_training.preference_rows import PREFERENCE_FIELDS
 from flex_judge.alignment.policy_training.tuning import (
     LOG_FILE,
     check_grpo_policy,
@@ -43,6 +44,7 @@ from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
 from flex_judge.judges.models import check_model
@@ -249,8 +251,14 @@ class PolicyTraining(TrainingRun):
 
 
 def _load_data(flags: TrainingFlags) -> PolicyTrainingData:
+    recipe = flags.recipe
     if flags.kind.name == "dpo":
-        return load_preference_data(str(flags.data))
+        mapping = ColumnMapping.from_arguments(recipe.column or (), ("id", *PREFERENCE_FIELDS))
+        # Pairs have no id; one of --held-out may have.
+        columns = ColumnMapping(tuple((name, names) for name, names in mapping.columns if name != "id"))
+        return load_preference_data(str(flags.data), columns)
     if flags.data is None:
         return load_prompt_data(arithmetic.ArithmeticSource(TASK_PROMPTS, flags.args.seed), PromptColumns())
-    return load_prompt_data(open_source(flags.data), PromptColumns.from_arguments(flags.recipe.column or ()))
+    source, prompt_columns = open_source(flags.data), PromptColumns.from_arguments(recipe.column or ())
+    prompt_columns.check_columns(source)
+    return load_prompt_data(source, prompt_columns)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.data.sources import SOURCE_FORMS
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.view import compute_exit_status
 from flex_judge.experiments.common.flags import add_flags, load_config
@@ -23,8 +24,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, settings: type[DataFlags
         "file",
         metavar="FILE",
         nargs="?",
-        help="Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded "
-        "task)",
+        help=f"Prompts: {SOURCE_FORMS} (default: the embedded task)",
     )
     add_flags(parser, settings)
 

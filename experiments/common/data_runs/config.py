@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from flex_judge.alignment.data.prompts import FIELDS as PROMPT_FIELDS
 from flex_judge.alignment.data.prompts import PromptColumns
 from flex_judge.alignment.data.sources import FirstRows, Source, open_source
-from flex_judge.alignment.pipeline.models import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
-from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, JudgeFlags
+from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
@@ -21,7 +22,6 @@ from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
-from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
@@ -63,8 +63,9 @@ class DataFlags(JudgeFlags):
     )
     column: tuple[str, ...] = setting(
         (),
-        "Column mapping of the data set: prompt=COL, id=COL or images=COL; may be repeated",
-        metavar="F=COL",
+        f"Column of the data set that holds a field under another name: FIELD is {', '.join(PROMPT_FIELDS)}; may be "
+        "repeated",
+        metavar="FIELD=COL",
         group=_DATA,
     )
     system: str | None = setting(None, "System message added before every prompt", metavar="TEXT", group=_DATA)
@@ -124,15 +125,6 @@ class DataFlags(JudgeFlags):
         metavar="NAME",
         group=JUDGING,
     )
-    judge_url: str | None = setting(
-        None,
-        "URL of a judge service to use (flex-judge serve) instead of starting one",
-        metavar="URL",
-        group=MODEL,
-    )
-    judge_key: str | None = setting(
-        None, "API key of the judge service: an environment variable or a file", metavar="env:NAME|FILE", group=MODEL
-    )
     replicas: PositiveInt = setting(1, "Number of judge replicas", metavar="N", group=_RUN)
     policy_replicas: PositiveInt = setting(1, "Number of policy replicas", metavar="N", group=_RUN)
     address: str | None = setting(
@@ -163,19 +155,8 @@ class DataFlags(JudgeFlags):
 
     def _check_service(self) -> None:
         """Check that no flag configures a judge that runs in a service already."""
-        if self.judge_url is None:
-            if self.judge_key is not None:
-                raise UsageError("--judge-key goes with --judge-url; add the URL of the service")
-            return
-        values = flatten_values(self)
-        # Reject a changed judge setting: the service would silently judge without it.
-        for name, judge_setting in flatten_settings(JudgeFlags, SettingsSection(names=JUDGE_NAMES)).items():
-            if name not in SHARED_SETTINGS and values[name] != judge_setting.default:
-                raise UsageError(
-                    f"{format_flag(name)} is configured at the service with --judge-url; pass "
-                    f"{format_flag(judge_setting.field.name)} to flex-judge serve"
-                )
-        if self.rubric is not None:
+        self.check_service(names=JUDGE_NAMES, own=SHARED_SETTINGS)
+        if self.judge_url is not None and self.rubric is not None:
             check_service_rubric(self.rubric)
 
     def open_prompts(self, file: str | None) -> Source:
@@ -195,6 +176,7 @@ class DataFlags(JudgeFlags):
             next(questions.read_range(0, 1))  # raises if the task has fewer questions than requested
             return questions
         source = open_source(file)
+        self.build_columns(file).check_columns(source)
         return source if self.prompts is None else FirstRows(source, self.prompts)
 
     @property
@@ -262,9 +244,7 @@ class DataFlags(JudgeFlags):
     @property
     def external_judge(self) -> RemoteJudge | None:
         """Judge service at `judge_url`; None if this run starts its own."""
-        if self.judge_url is None:
-            return None
-        return RemoteJudge(self.judge_url, self.judge.engine.max_batch, self.judge_key)
+        return self.find_service(self.judge.engine.max_batch)
 
     def build_identity(self, source: Source, file: str | None) -> dict[str, object]:
         """Collect the settings that determine the results; a run folder holds one run with one identity."""

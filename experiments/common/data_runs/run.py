@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.pipeline.job import Job, WorkPlan, choose_shard_rows, count_shards
-from flex_judge.alignment.pipeline.models import Models, RemoteJudge, ServedModels
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
+from flex_judge.alignment.pipeline.models import Models, ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
 from flex_judge.alignment.pipeline.runner import list_pending_shards, stream_reports
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_reports

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 from trl import DPOConfig, GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
+from flex_judge.alignment.data.sources import SOURCE_FORMS
 from flex_judge.alignment.policy_training.tuning import TRL_ERRORS
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.recipes import JudgeRecipe, PolicyRecipe, RewardRecipe
@@ -28,12 +29,9 @@ CPU_DEFAULTS = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 EMBEDDED_DEFAULTS = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["all-linear"]}
 """Defaults for an embedded model: train a LoRA adapter of a few MB."""
 DATA_HELP = {
-    "dpo": "Preferences: the folder of a `flex-judge preferences` run, another that load_dataset takes, a .jsonl, "
-    ".json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT]",
-    "sft": "Judgments: the folder of a `flex-judge curate` run, or a .jsonl, .json or .parquet file of prompts and "
-    "completions",
-    "grpo": "Prompts: a .jsonl, .json or .parquet file, or hub:OWNER/NAME[:CONFIG][@SPLIT] (default: the embedded "
-    "task)",
+    "dpo": f"Preferences: the folder of a `flex-judge preferences` run, or pairs: {SOURCE_FORMS}",
+    "sft": f"Judgments: the folder of a `flex-judge curate` run, or prompts and completions: {SOURCE_FORMS}",
+    "grpo": f"Prompts: {SOURCE_FORMS} (default: the embedded task)",
 }
 """Command -> help of its data argument."""
 

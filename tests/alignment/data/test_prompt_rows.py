@@ -90,10 +90,15 @@ def test_reference_answer_that_is_not_a_number_is_rejected(answer: object) -> No
         parse_row({"prompt": "Why?", "answer": answer}, number="answer")
 
 
-@pytest.mark.parametrize("text", ["prompt", "prompt=", "answer=x", "=x"])
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "=x"])
 def test_invalid_column_mapping_is_rejected(text: str) -> None:
     with pytest.raises(UsageError, match="expected FIELD=COLUMN with a field of prompt, id, images"):
         PromptColumns.from_arguments([text])
+
+
+def test_column_mapping_of_an_unknown_field_suggests_one() -> None:
+    with pytest.raises(UsageError, match=r"--column promt=x: there is no field 'promt'; did you mean 'prompt'\?"):
+        PromptColumns.from_arguments(["promt=x"])
 
 
 def test_invalid_rows_are_yielded_as_errors_in_place(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from clips import noise, picture
 from file_forms import BAD_TEXT, format_parquet
+from PIL import Image
 
 from flex_judge.alignment.data.hub import HubDataset
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
+from flex_judge.alignment.data.row_files import INDEX_STRIDE
 from flex_judge.alignment.data.rows import PromptRow
-from flex_judge.alignment.data.sources import INDEX_STRIDE, FirstRows, Source, open_source
+from flex_judge.alignment.data.sources import FirstRows, Source, open_source
 from flex_judge.alignment.tasks.arithmetic import ArithmeticSource
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.io.files import write_table
@@ -92,7 +94,8 @@ def test_digest_changes_with_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("p.csv", r"p.csv: expected a file that ends in .jsonl, .json or .parquet .*, or hub:OWNER/NAME"),
+        ("p.xlsx", r"p.xlsx: no such file or folder; expected a .jsonl, .json, .csv, .tsv or .parquet file, .*hub:"),
+        ("none.csv", "none.csv: cannot be read: No such file"),
         ("none.jsonl", "none.jsonl: cannot be read: No such file"),
         ("none.parquet", "none.parquet: cannot be read: No such file"),
         ("text.parquet", "not a Parquet file"),
@@ -168,3 +171,72 @@ def test_embedded_task_is_a_source_with_answers() -> None:
     assert row["prompt"][0]["content"].startswith("What") or "has" in row["prompt"][0]["content"]
     assert isinstance(row["answer"], int)
     assert source.digest != ArithmeticSource(30, seed=2).digest
+
+
+def write_splits(folder: Path) -> None:
+    for split, count in {"train": 3, "test": 2}.items():
+        write_table(folder / f"{split}-00000-of-00001.parquet", make_rows(count))
+
+
+def test_folder_of_files_is_one_source(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for n in range(3):
+        write_table(tmp_path / "sub" / f"part-{n}.jsonl", make_rows(COUNT)[n::3])
+    (tmp_path / "sub" / "notes.txt").write_text("no rows")
+    joined: Source = pickle.loads(pickle.dumps(open_source(str(tmp_path))))
+    expected = [row for n in range(3) for row in make_rows(COUNT)[n::3]]
+    assert len(joined) == COUNT
+    for start, stop in ((0, COUNT), (60, 140), (COUNT - 1, COUNT + 5), (5, 5)):
+        rows = list(joined.read_range(start, stop))
+        assert [row for _, row in rows] == expected[start:stop]
+    assert next(where for where, _ in joined.read_range(COUNT - 1, COUNT)).startswith("sub/part-2.jsonl, line ")
+    digest = joined.digest
+    (tmp_path / "sub" / "part-2.jsonl").rename(tmp_path / "sub" / "part-3.jsonl")
+    assert open_source(str(tmp_path)).digest != digest
+
+
+def test_split_of_a_folder_has_to_be_named(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    with pytest.raises(UsageError, match=r"has the splits test, train; choose one, such as .*@test"):
+        open_source(str(tmp_path))
+    assert len(open_source(f"{tmp_path}@train")) == 3
+    with pytest.raises(UsageError, match="@dev: the folder has no such split; there are test, train"):
+        open_source(f"{tmp_path}@dev")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "has no file of rows; expected files that end in"),
+        (["README.md"], "has no file of rows; expected files that end in"),
+        (["a.csv", "b.jsonl"], "has tables of several formats, such as a.csv and b.jsonl; name one file"),
+    ],
+)
+def test_folder_without_clear_rows_is_an_error(files: list[str], message: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_text("a\n")
+    with pytest.raises(UsageError, match=message):
+        open_source(str(tmp_path))
+
+
+def test_saved_dataset_is_read_with_its_splits(tmp_path: Path) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_list(
+        [{"prompt": f"Q{n}", "images": [Image.new("RGB", (9, 9), (n, 0, 0))]} for n in range(70)]
+    )
+    table = table.cast_column("images", datasets.List(datasets.Image()))
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=table, test=table.select([1])).save_to_disk(tmp_path / "two")
+    one: Source = pickle.loads(pickle.dumps(open_source(str(tmp_path / "one"))))
+    assert len(one) == 70
+    (row,) = read_prompts(one, 69, 70, PromptColumns())
+    assert isinstance(row, PromptRow)
+    assert row.prompt[0].content[0].modality == "image"  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="has the splits train, test; choose one, such as"):
+        open_source(str(tmp_path / "two"))
+    with pytest.raises(UsageError, match="has no split 'dev'; there are train, test"):
+        open_source(f"{tmp_path / 'two'}@dev")
+    assert len(open_source(f"{tmp_path / 'two'}@test")) == 1
+    assert len(open_source(f"hub:{tmp_path / 'two'}@test")) == 1
+    assert open_source(f"{tmp_path / 'two'}@test").digest != one.digest

@@ -52,7 +52,7 @@ def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "complaint"),
     [
         (["nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
-        (["p.csv"], "expected a file that ends in .jsonl, .json or .parquet"),
+        (["p.xlsx"], "expected a .jsonl, .json, .csv, .tsv or .parquet file, a folder"),
         (["--samples", "0"], "--samples must be at least 1"),
         (["--rubric", "nonsense"], "nonsense"),
         (["--column", "prompt"], "expected FIELD=COLUMN"),

@@ -276,7 +276,7 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["c.jsonl", "--response", "a"], "not both"),
         (["c.jsonl", "--image", "a.png"], "not both"),
         (["gone.jsonl"], "gone.jsonl: cannot be read: No such file or directory"),
-        (["c.csv"], "c.csv: expected a file that ends in .jsonl, .json or .parquet"),
+        (["c.xlsx"], "c.xlsx: expected a file that ends in .jsonl, .json, .csv, .tsv or .parquet"),
         (["bad.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
         (["bad.jsonl", "--out", "o.jsonl"], "bad.jsonl, row 1: field 'responses' is missing"),
         (["c.jsonl", "--out", "o.txt"], "--out o.txt: expected a file that ends in .jsonl or .parquet"),
@@ -302,7 +302,7 @@ def test_log_names_all_failed_rows(capfd: pytest.CaptureFixture[str]) -> None:
         (["c.jsonl", "--order", "sideways"], "argument --order: invalid choice: 'sideways'"),
         (["c.jsonl", "--model", "no-colon", "--out", "o.jsonl", "--no-ledger"], "expected a script as module:function"),
         (["c.jsonl", "--engine", "transformers", "--model", "no/model", "--out", "o.jsonl"], "model 'no/model' is no"),
-        (["c.jsonl", "--config", "wrong.yaml"], "wrong.yaml: unknown setting 'vote'; there are model, "),
+        (["c.jsonl", "--config", "wrong.yaml"], "wrong.yaml: unknown setting 'vote'; did you mean 'votes'?"),
     ],
 )
 def test_bad_input_gives_one_line_and_leaves_no_file(

@@ -112,7 +112,7 @@ def test_application_from_a_config_file_accepts_any_cpu_count() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"modle": "m"}, "unknown setting 'modle'; expected one of adapter, affinity, "),
+        ({"modle": "m"}, "unknown setting 'modle'; did you mean 'model'?"),
         ({"replicas": "two"}, "setting 'replicas' must be of type int, not 'two'"),
         ({"replicas": 2.5}, "setting 'replicas' must be of type int, not 2.5"),
         ({"forced_answer": "perhaps"}, "setting 'forced_answer' must be of type bool, not 'perhaps'"),
