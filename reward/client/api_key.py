@@ -1,12 +1,43 @@
-"""Load the API key of a judge service from the environment or a file."""
+"""Load the API keys of a judge service from the environment or a file."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.text_files import read_text
+
+_NAMED_KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):([!-~]+)")
+
+
+def split_keys(api_key: str) -> list[tuple[str, str]]:
+    """Split the keys of a service, one per line, into pairs of name and key; the name is empty if there is none."""
+    matches = [(line, _NAMED_KEY.fullmatch(line)) for line in api_key.splitlines()]
+    return [(match[1], match[2]) if match else ("", line) for line, match in matches]
+
+
+def read_keys(source: str) -> str:
+    """Read the keys that a service accepts: one per line, `KEY` or `NAME:KEY`. The access log shows the names.
+
+    Args:
+        source: `env:NAME` of a variable, or the path of a file. Empty lines and lines that start with # are skipped.
+
+    Returns:
+        The keys, one per line.
+
+    Raises:
+        UsageError: there is no key at the source, or two keys share a name. The message never contains a key.
+    """
+    lines = [line.strip() for line in _read_source(source).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines or not all(re.fullmatch(r"[!-~]+", line) for line in lines):
+        raise UsageError("api key: expected lines KEY or NAME:KEY, of ASCII characters without spaces")
+    names = [name for name, _ in split_keys("\n".join(lines))]
+    if len(set(names)) < len(names):
+        raise UsageError("api key: several keys need different names; write each line as NAME:KEY")
+    return "\n".join(lines)
 
 
 def read_key(source: str) -> str:
@@ -20,6 +51,13 @@ def read_key(source: str) -> str:
     Raises:
         UsageError: there is no key at the source. The message never contains a key.
     """
+    key = _read_source(source)
+    if not key or not key.isprintable() or " " in key:
+        raise UsageError("api key: the file must hold one line, the key, without spaces")
+    return key
+
+
+def _read_source(source: str) -> str:
     kind, _, name = source.partition(":")
     if kind == "env":
         key = os.environ.get(name, "").strip()
@@ -27,13 +65,10 @@ def read_key(source: str) -> str:
             raise UsageError(f"api key {source}: the environment variable {name} is not set")
         return key
     try:
-        key = read_text(Path(source)).strip()
+        return read_text(Path(source)).strip()
     except UsageError as e:
         # The source is not repeated: users sometimes pass the key itself instead of a path.
         raise UsageError(
             "api key: expected env:NAME or a readable file, got neither; export the key as JUDGE_KEY, for example, and "
             "pass env:JUDGE_KEY"
         ) from e
-    if not key or not key.isprintable() or " " in key:
-        raise UsageError("api key: the file must hold one line, the key, without spaces")
-    return key

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from flex_judge.judges.errors import AccessError, RequestTooLargeError
 from flex_judge.judges.validation.json_structure import is_deeper, make_unique_object
+from flex_judge.reward.client.api_key import split_keys
 from flex_judge.reward.server.errors import FieldError
 
 if TYPE_CHECKING:
@@ -23,25 +24,39 @@ MAX_BODY_DEPTH = 256
 """Maximum nesting in a request. Above MAX_DEPTH, so that a deep row costs itself only, and low enough for the stack."""
 
 
-def check_api_key(authorization: str | None, api_key: str | None) -> None:
-    """Raise AccessError unless a request has the API key.
+def check_api_key(authorization: str | None, api_key: str | None) -> str:
+    """Raise AccessError unless a request has an API key of the service.
 
     Args:
         authorization: the Authorization header. Either `Bearer KEY`, or `Basic` with any user name and the key as
             password, for clients that can only put a key into the URL (OpenRLHF, browsers).
-        api_key: the expected key; None accepts every request.
+        api_key: the expected keys, see `GatewayConfig.api_key`; None accepts every request.
+
+    Returns:
+        The name of the key; empty for a key without one.
     """
     if api_key is None:
-        return
+        return ""
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() == "basic":
         key = _decode_basic_password(key)
     elif scheme.lower() != "bearer":
         key = ""
-    # Constant-time comparison: response times must not reveal how much of a guessed key is right.
-    if not hmac.compare_digest(key.strip().encode(errors="replace"), api_key.encode()):
+    names = [name for name, expected in split_keys(api_key) if _is_same_key(key.strip(), name, expected)]
+    if not names:
         problem = "the API key is wrong" if key else "an API key is needed"
         raise AccessError(f"{problem}: send the header 'Authorization: Bearer KEY'")
+    return names[0]
+
+
+def _is_same_key(key: str, name: str, expected: str) -> bool:
+    """Compare keys in constant time: response times must not reveal how much of a guessed key is right.
+
+    A client may send the whole entry `NAME:KEY`, so that it can use the service's own key file.
+    """
+    sent = key.encode(errors="replace")
+    entry = f"{name}:{expected}" if name else expected
+    return hmac.compare_digest(sent, expected.encode()) | hmac.compare_digest(sent, entry.encode())
 
 
 async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:

@@ -37,7 +37,8 @@ class GatewayConfig:
     """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests. Several
+    keys are lines `NAME:KEY`; the access log shows the name."""
     max_pending: PositiveInt = 4096
     """Maximum number of accepted and unanswered completions; more get status 503."""
     max_items: PositiveInt = 1024
@@ -86,7 +87,7 @@ class GatewayConfig:
         for small, large in (("max_items", "max_pending"), ("max_body_mib", "max_bodies_mib")):
             if getattr(self, small) > getattr(self, large):
                 raise UsageError(f"{small} must be at most {large}, which is {getattr(self, large)}")
-        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+(\n[!-~]+)*", self.api_key):
             raise UsageError("api_key must be one or more ASCII characters without white space")
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
