@@ -91,6 +91,10 @@ class AccessError(UsageError, PermissionError):
     """Service or endpoint that rejects the API key, or has no such model or path."""
 
 
+class IncompatibleVersionError(UsageError):
+    """Client and judge service whose wire formats differ in their major version."""
+
+
 class RequestTooLargeError(UsageError):
     """Request above the size limit of a judge service."""
 
@@ -99,7 +103,14 @@ class UnscoredError(JudgeError, ValueError):
     """Completion without a score, for a trainer that cannot leave it out."""
 
 
-SETUP_ERRORS = (AccessError, ClusterError, EngineUnavailableError, LedgerError, ModelNotFoundError)
+SETUP_ERRORS = (
+    AccessError,
+    ClusterError,
+    EngineUnavailableError,
+    IncompatibleVersionError,
+    LedgerError,
+    ModelNotFoundError,
+)
 """Types of UsageError that concern the setup of a judge, and with it every comparison."""
 
 

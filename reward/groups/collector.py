@@ -68,6 +68,16 @@ def _group_indices(samples: Sequence[Sample], spec: RewardSpec) -> list[list[int
     return groups
 
 
+class GroupMetrics:
+    """Receiver of the events of groups. This base class discards them."""
+
+    def set_waiting_groups(self, count: int) -> None:
+        """Set the number of groups that wait for missing members."""
+
+    def record_group(self, seconds: float, complete: bool) -> None:
+        """Record the end of a group's wait: its duration, and whether all members arrived."""
+
+
 class GroupCollector:
     """Collector that fills groups across calls, judges them, and returns the rewards.
 
@@ -81,8 +91,10 @@ class GroupCollector:
     A collector belongs to one event loop and uses its clock.
     """
 
-    def __init__(self, judge: JudgeFunction, retain_s: float = 600.0) -> None:
+    def __init__(self, judge: JudgeFunction, retain_s: float = 600.0, metrics: GroupMetrics | None = None) -> None:
         self._judge, self._retain_s = judge, retain_s
+        self._metrics = metrics or GroupMetrics()
+        self._waiting_since: dict[str, float] = {}  # groups that were not judged yet
         self._groups: dict[str, Group] = {}  # groups that accept members
         self._timers: dict[str, asyncio.TimerHandle] = {}  # first the group timeout, then the end of retention
         self._retained: OrderedDict[str, int] = OrderedDict()  # bytes of the judged groups, oldest first
@@ -150,9 +162,12 @@ class GroupCollector:
                 spec, self._judge, spec.group_size, self._start_task, lambda ended: self._forget_group(identity, ended)
             )
             self._groups[identity] = group
+            self._waiting_since[identity] = asyncio.get_running_loop().time()
+            self._metrics.set_waiting_groups(len(self._waiting_since))
             self._start_timer(spec.group_timeout_s, identity)
         future = group.add(sample, deadline)
         if group.is_full:
+            self._end_wait(identity, complete=True)
             self._forget_group(identity)
             group.start_judging()
         elif group.closed:
@@ -167,6 +182,7 @@ class GroupCollector:
         if group.closed:
             self._forget_group(identity)
             return
+        self._end_wait(identity, complete=False)
         group.start_judging()
         self._start_timer(self._retain_s, identity)
         self._retain_group(identity)
@@ -188,6 +204,15 @@ class GroupCollector:
             del self._groups[identity]
             self._timers.pop(identity).cancel()
             self._retained.pop(identity, None)
+            if self._waiting_since.pop(identity, None) is not None:  # all callers gave up
+                self._metrics.set_waiting_groups(len(self._waiting_since))
+
+    def _end_wait(self, identity: str, complete: bool) -> None:
+        """Record that a group stops waiting for members. Does nothing for a group that was judged before."""
+        since = self._waiting_since.pop(identity, None)
+        if since is not None:
+            self._metrics.set_waiting_groups(len(self._waiting_since))
+            self._metrics.record_group(asyncio.get_running_loop().time() - since, complete)
 
     def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         # The event loop holds tasks weakly, so a reference is kept until the task ends.

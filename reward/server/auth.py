@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import json
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flex_judge.judges.errors import AccessError, RequestTooLargeError
 from flex_judge.judges.validation.json_structure import is_deeper, make_unique_object
+from flex_judge.reward.client.api_key import hash_key, hash_keys, split_keys
 from flex_judge.reward.server.errors import FieldError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-"""Form of a hashed API key."""
 MIB = 1 << 20
 MAX_DEPTH = 32
 """Maximum nesting of lists and objects in a row. Valid rows need about a dozen levels."""
@@ -27,8 +24,8 @@ MAX_BODY_DEPTH = 256
 """Maximum nesting in a request. Above MAX_DEPTH, so that a deep row costs itself only, and low enough for the stack."""
 
 
-def check_api_key(authorization: str | None, api_key: str | None) -> None:
-    """Raise AccessError unless a request has the API key.
+def check_api_key(authorization: str | None, api_key: str | None) -> str:
+    """Raise AccessError unless a request has an API key of the service.
 
     Keys are compared by their SHA-256, so a service needs no key in clear. Keys are long and random, so the hash needs
     no salt.
@@ -36,29 +33,32 @@ def check_api_key(authorization: str | None, api_key: str | None) -> None:
     Args:
         authorization: the Authorization header. Either `Bearer KEY`, or `Basic` with any user name and the key as
             password, for clients that can only put a key into the URL (OpenRLHF, browsers).
-        api_key: the expected key, or its hash, see `hash_key`; None accepts every request.
+        api_key: the expected keys or their hashes, see `GatewayConfig.api_key`; None accepts every request.
+
+    Returns:
+        The name of the key; empty for a key without one.
     """
     if api_key is None:
-        return
+        return ""
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() == "basic":
         key = _decode_basic_password(key)
     elif scheme.lower() != "bearer":
         key = ""
-    # Constant-time comparison: response times must not reveal how much of a guessed key is right.
-    given = _hash_text(key.strip().encode(errors="replace"))
-    if not hmac.compare_digest(given, hash_key(api_key)):
+    names = [name for name, expected in split_keys(hash_keys(api_key)) if _is_same_key(key.strip(), name, expected)]
+    if not names:
         problem = "the API key is wrong" if key else "an API key is needed"
         raise AccessError(f"{problem}: send the header 'Authorization: Bearer KEY'")
+    return names[0]
 
 
-def hash_key(api_key: str) -> str:
-    """Return `sha256:` and the hash of a key in hex; a hash of this form is returned unchanged."""
-    return api_key if KEY_HASH.fullmatch(api_key) else _hash_text(api_key.encode())
+def _is_same_key(key: str, name: str, expected: str) -> bool:
+    """Compare hashes of keys in constant time: response times must not reveal how much of a guessed key is right.
 
-
-def _hash_text(text: bytes) -> str:
-    return f"sha256:{hashlib.sha256(text).hexdigest()}"
+    A client may send the whole entry `NAME:KEY`, so that it can use the service's own key file.
+    """
+    same = [hmac.compare_digest(hash_key(sent), expected) for sent in (key, key.removeprefix(f"{name}:"))]
+    return any(same)
 
 
 async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:

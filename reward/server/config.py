@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
-from flex_judge.reward.server.auth import hash_key
+from flex_judge.reward.client.api_key import hash_keys
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20
@@ -38,8 +38,8 @@ class GatewayConfig:
     """Limits of the HTTP side: accepted requests, clients, sizes, and time limits."""
 
     api_key: str | None = field(default=None, repr=False)
-    """Key that every request but /healthz must send as `Authorization: Bearer KEY`, or its hash `sha256:HEX`.
-    Only the hash is kept. None accepts all requests."""
+    """Key that every request but /healthz must send as `Authorization: Bearer KEY`; None accepts all requests. Several
+    keys are lines `NAME:KEY`; the access log shows the name. Only the hashes `sha256:HEX` of keys are stored."""
     max_pending: PositiveInt = 4096
     """Maximum number of accepted and unanswered completions; more get status 503."""
     max_items: PositiveInt = 1024
@@ -90,10 +90,10 @@ class GatewayConfig:
         for small, large in (("max_items", "max_pending"), ("max_body_mib", "max_bodies_mib")):
             if getattr(self, small) > getattr(self, large):
                 raise UsageError(f"{small} must be at most {large}, which is {getattr(self, large)}")
-        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+(\n[!-~]+)*", self.api_key):
             raise UsageError("api_key must be one or more ASCII characters without white space")
         if self.api_key is not None:
-            object.__setattr__(self, "api_key", hash_key(self.api_key))  # the cluster must not hold the key itself
+            object.__setattr__(self, "api_key", hash_keys(self.api_key))  # the cluster must not hold the key itself
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
                 raise UsageError(f"media_hosts must be host names in lower case, without scheme, not {host!r}")

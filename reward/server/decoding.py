@@ -218,6 +218,10 @@ class RubricRegistry:
                 raise UsageError(f"rubric {file!r}: a rubric {name!r} exists already; rename the file")
             self._rubrics[name] = load_rubric(file)
 
+    def list_names(self) -> list[str]:
+        """List the names of all rubrics, sorted."""
+        return sorted({*self._presets, *self._rubrics})
+
     def find_rubric(self, name: str, responses: int | None = None, field: str = "rubric") -> Rubric:
         """Find a rubric by the name in a request.
 
@@ -231,7 +235,7 @@ class RubricRegistry:
         """
         if name not in self._rubrics:
             if name not in self._presets:
-                hint = suggest_name(name[:60], sorted({*self._presets, *self._rubrics}))
+                hint = suggest_name(name[:60], self.list_names())
                 raise FieldError.at_field(field, f"rubric {name[:60]!r} does not exist; {hint}")
             self._rubrics[name] = load_rubric(name)
         rubric = self._rubrics[name]

@@ -75,7 +75,7 @@ class Gateway:
         self._judge = judge
         self._health = health
         self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
-        self._collector = GroupCollector(self._judge_comparison, config.retain_s)
+        self._collector = GroupCollector(self._judge_comparison, config.retain_s, self.metrics)
         self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB)
         self._cancelled_work: set[asyncio.Future[Any]] = set()
         self._num_active = 0

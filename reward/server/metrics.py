@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.reward.groups.collector import GroupMetrics
+
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the text format of Prometheus."""
 
 
-class ServiceMetrics:
+class ServiceMetrics(GroupMetrics):
     """Receiver of all events of a service. This base class discards them."""
 
     def set_pending(self, count: int) -> None:
         """Set the number of completions and comparisons that are accepted and have no result yet."""
+
+    def set_health(self, ready: bool, replicas: int) -> None:
+        """Set whether the service accepts requests, and its number of running replicas."""
+
+    def set_memory(self, body_bytes: int, media_bytes: int) -> None:
+        """Set the size of all requests in progress, and of the uploaded media."""
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
         """Record an HTTP request: its route (the pattern, not the path), response status, and duration."""
@@ -22,3 +37,52 @@ class ServiceMetrics:
 
     def record_retry(self) -> None:
         """Record a comparison that is sent again because its replica died."""
+
+    def track_comparison(self) -> AbstractContextManager[None]:
+        """Track a comparison, from the dispatcher to its judgment, until the block ends."""
+        return nullcontext()
+
+    def track_queue(self) -> AbstractContextManager[None]:
+        """Track a comparison that waits for a free place on a replica until the block ends."""
+        return nullcontext()
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:  # noqa: ARG002 - an implementation reads it
+        """Render all metrics for a scrape.
+
+        Args:
+            accept: the Accept header of the request, which selects the format.
+
+        Returns:
+            The body and its content type.
+        """
+        return b"", TEXT_FORMAT
+
+
+class StartTimes:
+    """Start times of work in progress."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times: OrderedDict[object, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @contextmanager
+    def track(self, on_end: Callable[[float], None] = lambda _: None) -> Iterator[None]:
+        """Track work until the block ends.
+
+        Args:
+            on_end: called with its duration in seconds.
+        """
+        key, start = object(), self._clock()
+        self._times[key] = start
+        try:
+            yield
+        finally:
+            del self._times[key]
+            on_end(self._clock() - start)
+
+    def get_oldest_age_s(self) -> float:
+        """Return the age of the oldest work in seconds; 0 without work."""
+        return self._clock() - next(iter(self._times.values())) if self._times else 0.0

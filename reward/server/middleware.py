@@ -14,11 +14,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flex_judge.judges.errors import AccessError, RenderError, RequestTooLargeError, UsageError, to_one_line
+from flex_judge.judges.errors import (
+    AccessError,
+    IncompatibleVersionError,
+    RenderError,
+    RequestTooLargeError,
+    UsageError,
+    to_one_line,
+)
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.reward.server.auth import check_api_key
 from flex_judge.reward.server.errors import FieldError, MissingMediaError, RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
+from flex_judge.reward.server.request_log import ID_HEADER, OTHER_ROUTE, get_request_id, log_request, start_record
+from flex_judge.reward.wire import WIRE_HEADER, WIRE_VERSION, check_client_version
 
 PUBLIC_PATH = "/healthz"
 """The only route that needs no key, so that load balancers can probe it."""
@@ -32,9 +41,17 @@ log = logging.getLogger(__name__)
 class Middleware:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, sends_request_id: bool = True) -> None:
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            gateway: its gateway.
+            sends_request_id: whether responses get the header X-Request-ID; False if a server in front adds it.
+        """
         self._app = app
         self._gateway = gateway
+        self._sends_request_id = sends_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -42,11 +59,16 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         started, status = time.monotonic(), 0
+        record = start_record(scope)
 
         async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = [(WIRE_HEADER.lower().encode(), WIRE_VERSION.encode())]
+                if self._sends_request_id:
+                    headers.append((ID_HEADER.lower().encode(), record.id.encode()))
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
             await send(message)
 
         with ExitStack() as resources:
@@ -54,7 +76,9 @@ class Middleware:
             try:
                 try:
                     if scope["path"] != PUBLIC_PATH:
-                        check_api_key(Request(scope).headers.get("Authorization"), self._gateway.config.api_key)
+                        authorization = Request(scope).headers.get("Authorization")
+                        record.key_name = check_api_key(authorization, self._gateway.config.api_key)
+                        check_client_version(Request(scope).headers.get(WIRE_HEADER))
                     await self._app(scope, receive, send_and_record)
                 except ClientDisconnect:
                     status = CLIENT_CLOSED_STATUS
@@ -63,9 +87,10 @@ class Middleware:
                         raise  # the response has started; the server closes the connection
                     await build_error_response(error)(scope, receive, send_and_record)
             finally:
-                route = getattr(scope.get("route"), "path", "other")
-                seconds = time.monotonic() - started
-                self._gateway.metrics.record_request(route, status or CLIENT_CLOSED_STATUS, seconds)
+                route = getattr(scope.get("route"), "path", OTHER_ROUTE)
+                seconds, status = time.monotonic() - started, status or CLIENT_CLOSED_STATUS
+                self._gateway.metrics.record_request(route, status, seconds)
+                log_request(record, scope, route, status, seconds)
 
 
 def build_json_response(
@@ -91,6 +116,8 @@ def build_error_response(error: Exception) -> Response:
         case AccessError():
             # Offering Basic makes browsers ask for the key on /docs.
             return build_json_response(body, 401, {"WWW-Authenticate": 'Bearer, Basic realm="flex-judge"'})
+        case IncompatibleVersionError():
+            return build_json_response(body | {"wire_version": WIRE_VERSION}, 400)
         case RequestTooLargeError():
             return build_json_response(body, 413)
         case MissingMediaError():
@@ -101,5 +128,7 @@ def build_error_response(error: Exception) -> Response:
             return build_json_response(body, 503, {"Retry-After": str(math.ceil(error.retry_after_s))})
         case HTTPException():
             return build_json_response({"error": error.detail}, error.status_code, dict(error.headers or {}))
-    log.error("a request failed", exc_info=error)
-    return build_json_response({"error": "the request failed because of an internal error; see the service's log"}, 500)
+    request_id = get_request_id()
+    log.error("the request %s failed", request_id, exc_info=error)
+    problem = f"the request failed because of an internal error; look for {request_id} in the service's log"
+    return build_json_response({"error": f"{problem}, whose file `flex-judge serve` names when it starts"}, 500)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from flex_judge.reward.server.schemas import REFERENCES, build_schemas
+from flex_judge.reward.wire import WIRE_HEADER, WIRE_VERSION
 
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _KEY = {
@@ -21,8 +22,16 @@ _KEY = {
     "description": "Makes the request idempotent: a repeated request with the same key and content joins the running "
     "one or gets its answer, so it is judged once. The work continues if the client disconnects.",
 }
+_WIRE = {
+    "name": WIRE_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?$"},
+    "description": "Version of the wire format that the client uses, such as `1.0`. Another major version is refused.",
+}
 _ERRORS = {
-    400: "The request is not valid HTTP, or has headers that are not UTF-8.",
+    400: "The request is not valid HTTP, has headers that are not UTF-8, or comes from a client with another major "
+    "version of the wire format; `wire_version` is the service's.",
     401: "The API key is missing or wrong.",
     409: "Media must be uploaded first; `missing_media` holds their digests. Nothing was judged.",
     408: "The head or the body of the request arrived too slowly.",
@@ -72,6 +81,10 @@ _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
         _POST_ERRORS,
     ),
     "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422)),
+    "/v1/models": ("List the judge's model, in OpenAI's form.", None, "ModelsResponse", (401,)),
+    "/v1/rubrics": ("List the rubrics that requests may name.", None, "RubricsResponse", (401,)),
+    "/version": ("Report the versions of the service.", None, "VersionResponse", (401,)),
+    "/metrics": ("Report metrics in the text format of Prometheus.", None, None, (401,)),
     "/healthz": ("Report whether the service accepts requests; needs no key.", None, None, ()),
 }
 """Summary, request schema, response schema, and further error statuses of each route."""
@@ -103,8 +116,12 @@ def build_operation(path: str) -> dict[str, Any]:
                 ),
             ],
         }
+    if path == "/metrics":
+        responses[200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     if path == "/healthz":
         extra["security"] = []
+    else:
+        extra["parameters"] = [*extra.get("parameters", ()), _WIRE]
     return {"summary": summary, "responses": responses, "openapi_extra": extra, "response_model": None}
 
 
@@ -113,7 +130,7 @@ def install_openapi(app: FastAPI) -> None:
 
     def build_openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version="1", description=app.description, routes=app.routes)
+            schema = get_openapi(title=app.title, version=WIRE_VERSION, description=app.description, routes=app.routes)
             components = schema.setdefault("components", {})
             components["schemas"] = build_schemas()
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -30,6 +30,7 @@ from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, d
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
+from flex_judge.reward.server.info import ServiceInfo, add_info_routes
 from flex_judge.reward.server.media_decoding import EncodedRow
 from flex_judge.reward.server.middleware import (
     RESOURCES_KEY,
@@ -39,6 +40,7 @@ from flex_judge.reward.server.middleware import (
     encode_json,
 )
 from flex_judge.reward.server.openapi import build_operation, install_openapi
+from flex_judge.reward.server.request_log import log_texts, record_results
 from flex_judge.reward.server.row_failures import RowFailure, try_row
 from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validate_request
 from flex_judge.reward.types import RewardSpec, Sample
@@ -57,8 +59,13 @@ UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
 log = logging.getLogger(__name__)
 
 
-def create_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway, info: ServiceInfo | None = None, sends_request_id: bool = True) -> FastAPI:
     """Create the web application of a gateway. It closes the gateway when it shuts down.
+
+    Args:
+        gateway: the gateway.
+        info: facts about the service for its clients.
+        sends_request_id: whether responses get the header X-Request-ID; False if a server in front adds it.
 
     Example:
         >>> app = create_app(Gateway(judge.ajudge))
@@ -75,8 +82,10 @@ def create_app(gateway: Gateway) -> FastAPI:
         description="A reasoning multimodal judge as a reward model.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own page loads scripts from other hosts
+        redoc_url=None,
     )
-    app.add_middleware(Middleware, gateway=gateway)
+    app.add_middleware(Middleware, gateway=gateway, sends_request_id=sends_request_id)
     app.add_exception_handler(HTTPException, _handle_http_error)  # raised by the router: 404, 405
     posts: dict[str, tuple[type[BaseModel], Handler[Any]]] = {
         "/v1/judge": (JudgeRequest, _handle_judge),
@@ -87,7 +96,7 @@ def create_app(gateway: Gateway) -> FastAPI:
         app.add_api_route(path, _make_post_route(gateway, model, handler), methods=["POST"], **build_operation(path))
     path = "/v1/media/{modality}/{digest}"
     app.add_api_route(path, _make_media_route(gateway), methods=["PUT"], **build_operation(path))
-    app.add_api_route("/healthz", _make_health_route(gateway), methods=["GET"], **build_operation("/healthz"))
+    add_info_routes(app, gateway, info or ServiceInfo())
     install_openapi(app)
     return app
 
@@ -114,7 +123,9 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
             return None if deadline_s is None else deadline_s - (time.monotonic() - received_at)
 
         async def compute_answer() -> bytes:
-            return encode_json(await handler(gateway, parsed, get_remaining_s))
+            answer = await handler(gateway, parsed, get_remaining_s)
+            log_texts(parsed, answer)
+            return encode_json(answer)
 
         work = compute_answer() if key is None else gateway.run_once(key, fingerprint, compute_answer)
         return build_json_response(await _run_until_disconnect(request, work))
@@ -130,6 +141,7 @@ async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s
         if isinstance(item, RowFailure) and isinstance(row, dict) and isinstance(row.get("id"), str):
             items[i] = replace(item, id=row["id"])
     judgments = await gateway.judge_comparisons(items, get_remaining_s())
+    record_results(judgments)
     return {"judgments": [judgment.to_json() for judgment in judgments]}
 
 
@@ -145,6 +157,7 @@ async def _handle_rewards(
     gateway.rubrics.find_rubric(spec.rubric)
     samples = await _decode_samples(gateway, _name_fields(request.samples, "samples"))
     rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
+    record_results(rewards)
     return {"rewards": [reward.to_json() for reward in rewards]}
 
 
@@ -169,6 +182,7 @@ async def _handle_get_reward(gateway: Gateway, request: OpenRlhfRequest, _: Rema
     rewards = await gateway.compute_rewards(
         list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s, "labels"
     )
+    record_results(rewards)
     for reward in rewards:
         if reward.status == Status.INVALID_INPUT:  # OpenRLHF's answer has no place for the reason
             log.warning("/get_reward: %s", reward.detail)
@@ -213,14 +227,6 @@ def _make_media_route(gateway: Gateway) -> RouteFunction:
         return build_json_response({"digest": digest})
 
     return upload
-
-
-def _make_health_route(gateway: Gateway) -> RouteFunction:
-    async def report_health(_: Request) -> Response:
-        is_healthy, report = await gateway.get_health()
-        return build_json_response(report, 200 if is_healthy else 503)
-
-    return report_health
 
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:  # noqa: ARG001

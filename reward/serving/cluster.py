@@ -29,6 +29,8 @@ CONNECT_TIMEOUT_S = 5.0
 LARGE_HEAD_BYTES = 65 << 10
 START_TRIES = 2
 PACKAGE = "flex_judge"
+RAY_LOGS = "/tmp/ray/session_latest/logs"
+"""Logs of the Ray that was started last, unless it has a temporary folder of its own."""
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -40,8 +42,6 @@ class Cluster:
     gpus: float
     local: bool
     """Whether this process started the cluster, and ends it."""
-    metrics: tuple[str, ...] = ()
-    """URLs of the nodes' metrics for Prometheus."""
 
 
 def is_raylet_gone() -> bool:
@@ -90,9 +90,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
             _start_ray(ray)
         stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
-        ports = [(n["NodeManagerAddress"], n["MetricsExportPort"]) for n in ray.nodes() if n["Alive"]]
-        metrics = tuple(f"http://{host}:{port}/metrics" for host, port in ports)
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address, metrics=metrics)
+        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address)
 
 
 def check_address(address: str) -> None:
@@ -158,7 +156,7 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
             if type(e) is not Exception:
                 raise
             if not tries_left:
-                raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}") from e
+                raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}; its logs: {RAY_LOGS}") from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, Any
 
 from flex_judge.judges.errors import ClusterError, UsageError, suggest_name
@@ -12,8 +12,9 @@ from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection, build_settings, flatten_settings
-from flex_judge.reward.client.api_key import read_service_key
+from flex_judge.reward.client.api_key import read_keys
 from flex_judge.reward.server.config import GatewayConfig
+from flex_judge.reward.server.logs import LogConfig
 from flex_judge.reward.serving.affinity import DEFAULT_SLACK
 from flex_judge.reward.serving.cluster import Cluster
 
@@ -36,6 +37,8 @@ class ServiceConfig:
     """Name of the Serve application; must be unique within the cluster."""
     gateway: Annotated[GatewayConfig, SettingsSection("access and limits")] | None = None
     """HTTP side; None runs no HTTP server, and the service is used through its handle only."""
+    log: Annotated[LogConfig, SettingsSection("logging")] = field(default_factory=LogConfig)
+    """Log of the gateway and the replicas."""
     cpus_per_replica: NonNegativeFloat | None = None
     """Number of CPUs per replica (default: an equal share of the cluster)."""
     gpus_per_replica: NonNegativeFloat | None = None
@@ -143,7 +146,7 @@ class ServiceConfig:
                 raise UsageError(f"unknown setting {name!r}; {suggest_name(name, sorted(settings))}")
             values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
-            values["api_key"] = read_service_key(values["api_key"])
+            values["api_key"] = read_keys(values["api_key"])
         return build_settings(cls, {"model": DEFAULT_MODEL, **values})
 
 

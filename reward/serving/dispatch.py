@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ MAX_SHARED_DEATHS = 2
 """Deaths after which a comparison becomes a suspect and is tried alone; one more quarantines it."""
 MAX_SOLE_DEATHS = 2
 """Deaths with no other comparison on the replica after which a comparison is quarantined."""
+log = logging.getLogger(__name__)
 
 
 class ReplicaDiedError(Exception):
@@ -62,7 +64,8 @@ class Dispatcher:
             UsageError: its rubric does not exist or does not fit, see `FlexJudge.ajudge`.
         """
         start = time.monotonic()
-        judgment = await self._judge_with_retries(comparison)
+        with self._metrics.track_comparison():
+            judgment = await self._judge_with_retries(comparison)
         self._metrics.record_judgment(judgment, time.monotonic() - start)
         return judgment
 
@@ -83,12 +86,18 @@ class Dispatcher:
         return Judgment.from_failure(comparison.id, Status.ENGINE_LOST, detail)
 
     async def _send_in_slot(self, comparison: Comparison) -> Judgment:
-        async with self._slots:
+        with self._metrics.track_queue():
+            await self._slots.acquire()
+        try:
             return await self._send(comparison)
+        finally:
+            self._slots.release()
 
     async def _is_sole_victim(self, replica: str) -> bool:
         """Whether a dead replica had one comparison only. Each of its victims calls this once."""
         self._victims[replica] += 1
+        if self._victims[replica] == 1:
+            log.warning("replica %s died; its comparisons are sent to another one", replica)
         await asyncio.sleep(VICTIM_WINDOW_S)
         victims = self._victims[replica]
         # Deleted after the last victim has read the count; replica ids are never reused.

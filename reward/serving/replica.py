@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from dataclasses import replace
 from typing import NoReturn
 
@@ -10,20 +12,42 @@ from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
+from flex_judge.reward.server.logs import LogConfig, with_fields
+from flex_judge.reward.serving.logs import configure_actor_logging
+
+log = logging.getLogger(__name__)
 
 
 class JudgeReplica:
     """Actor with one engine. It ends its process when the engine is lost, and Ray Serve starts another replica."""
 
-    async def __init__(self, config: JudgeConfig) -> None:  # type: ignore[misc] # awaited by Ray Serve
-        """Load the engine and warm it up."""
+    async def __init__(self, config: JudgeConfig, logs: LogConfig, name: str) -> None:  # type: ignore[misc]
+        """Load the engine and warm it up. Ray Serve awaits this.
+
+        Args:
+            config: the judge.
+            logs: settings of the log.
+            name: name of the service.
+        """
         from ray import serve
 
+        self.id = serve.get_replica_context().replica_id.unique_id
+        configure_actor_logging(logs, f"replica-{self.id}", name)
+        try:
+            await self._load_judge(config)
+        except Exception:
+            log.exception("the replica could not start")
+            raise
+
+    async def _load_judge(self, config: JudgeConfig) -> None:
         from flex_judge.judges.judge import FlexJudge  # imported in the actor only, as the driver needs no judge
 
-        self.id = serve.get_replica_context().replica_id.unique_id
+        started = time.monotonic()
+        log.info("loading the judge", extra=with_fields(model=config.engine.model))
         self.judge = FlexJudge.from_config(config)
         await self.judge.warm_up()
+        seconds = round(time.monotonic() - started, 1)
+        log.info("ready", extra=with_fields(model=self.judge.engine.model_id, seconds=seconds))
 
     async def judge_one(self, comparison: Comparison, prefix: str) -> Judgment:  # noqa: ARG002 - the router reads it
         """Judge one comparison.
@@ -34,7 +58,8 @@ class JudgeReplica:
         """
         try:
             judgment = await self.judge.ajudge(comparison)
-        except EngineLostError:
+        except EngineLostError as e:
+            log.error("the engine is lost, so the replica ends: %s", e)
             exit_process_tree()
         return replace(judgment, provenance={**judgment.provenance, "replica": self.id})
 
@@ -42,7 +67,8 @@ class JudgeReplica:
         """Check the engine; Ray Serve calls this every few seconds."""
         try:
             await self.judge.engine.check_health()
-        except EngineLostError:
+        except EngineLostError as e:
+            log.error("the engine is lost, so the replica ends: %s", e)
             exit_process_tree()
 
     # Ray Serve calls the destructor when it stops a replica.

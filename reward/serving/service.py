@@ -15,13 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 from flex_judge.judges.concurrency import run_concurrently
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
 from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
+from flex_judge.reward.serving.logs import find_log_file, find_log_folder
 from flex_judge.reward.serving.replica import JudgeReplica
 
 __all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "create_dispatcher"]
@@ -68,7 +69,11 @@ class JudgeService:
         """
         from ray import serve
 
-        await self._application.wait_until_ready()
+        try:
+            await self._application.wait_until_ready()
+        except ClusterError as e:
+            log_file = find_log_file(self.config.log, self.config.name)
+            raise ClusterError(f"{e}; log: {log_file}; logs of Ray: {find_log_folder()}") from e
         if self.config.gateway is not None:
             # The first call through a handle takes a second. It is made here, as `drain` must act immediately.
             self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
@@ -162,7 +167,7 @@ def application(config: ServiceConfig) -> Any:
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         logging_config=QUIET,
     )
-    return gateway.bind(replicas, config.gateway, config.max_requests, config.name)
+    return gateway.bind(replicas, config)
 
 
 def _build_replicas(config: ServiceConfig) -> Any:
@@ -200,4 +205,4 @@ def _build_replicas(config: ServiceConfig) -> Any:
             upscale_delay_s=config.upscale_delay_s,
             downscale_delay_s=config.downscale_delay_s,
         )
-    return serve.deployment(JudgeReplica).options(**options).bind(config.judge)
+    return serve.deployment(JudgeReplica).options(**options).bind(config.judge, config.log, config.name)

@@ -15,9 +15,9 @@ from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
-from flex_judge.reward.client.api_key import MIN_KEY_LENGTH, read_service_key, take_key
-from flex_judge.reward.server.auth import hash_key
+from flex_judge.reward.client.api_key import has_short_key, hash_keys, read_keys, take_keys
 from flex_judge.reward.server.config import GatewayConfig
+from flex_judge.reward.server.logs import LogConfig, open_log_file
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
 
@@ -56,8 +56,8 @@ class ServeRun:
     every_node: bool = setting(False, "Listen on every node of the cluster, not only on its head", group=PLACEMENT)
     api_key: str | None = setting(
         None,
-        "API key that clients must send: env:NAME for a variable, a file that holds it, or its hash sha256:HEX "
-        "(default: no key)",
+        "API key that clients must send: env:NAME for a variable, a file that holds it, or its hash sha256:HEX; lines "
+        "NAME:KEY for several keys (default: no key)",
         metavar="env:NAME|FILE|sha256:HEX",
         group=ACCESS,
     )
@@ -75,6 +75,8 @@ class ServeRun:
         for path in self.allow_rubric:
             load_rubric(path)
         load_rubric(self.gateway_config.openrlhf.rubric)
+        if self.log_config.log_file is not None:
+            open_log_file(self.log_config.log_file).close()
         # A dry run on a cluster that is large enough for any number of replicas.
         _ = self.build_service_config(Cluster(cpus=1e6, gpus=1e6, local=False))
 
@@ -88,24 +90,30 @@ class ServeRun:
         assert self.service.gateway is not None
         return replace(
             self.service.gateway,
-            api_key=read_service_key(self.api_key) if self.api_key is not None else None,
+            api_key=read_keys(self.api_key) if self.api_key is not None else None,
             # Absolute, because replicas have other working directories.
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
         )
+
+    @property
+    def log_config(self) -> LogConfig:
+        """Settings of the log, with an absolute path, because replicas have other working directories."""
+        log = self.service.log
+        return log if log.log_file is None else replace(log, log_file=str(Path(log.log_file).expanduser().resolve()))
 
     def with_port(self, port: int) -> ServeRun:
         """Return the same settings with another port."""
         return replace(self, port=port)
 
     def hide_key(self) -> tuple[ServeRun, bool]:
-        """Return the same settings with the hash of the key, and whether the key is short.
+        """Return the same settings with hashes of the keys, and whether a key is short.
 
-        The key's environment variable is removed, as Ray would pass it to every process.
+        The keys' environment variable is removed, as Ray would pass it to every process.
         """
         if self.api_key is None:
             return self, False
-        key = take_key(self.api_key)
-        return replace(self, api_key=hash_key(key)), len(key) < MIN_KEY_LENGTH
+        keys = take_keys(self.api_key)
+        return replace(self, api_key=hash_keys(keys)), has_short_key(keys)
 
     def build_service_config(self, cluster: Cluster) -> ServiceConfig:
         """Build the settings of the service, with its replicas placed on a cluster.
@@ -120,6 +128,10 @@ class ServeRun:
         judge = self.service.judge
         settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
         config = replace(
-            self.service, judge=JudgeConfig(judge.engine, settings), replicas=replicas, gateway=self.gateway_config
+            self.service,
+            judge=JudgeConfig(judge.engine, settings),
+            replicas=replicas,
+            gateway=self.gateway_config,
+            log=self.log_config,
         )
         return config.place_on(cluster)

@@ -18,6 +18,7 @@ from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.models import check_model
 from flex_judge.reward.serving import PROXY_BODY_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 from flex_judge.reward.serving.cluster import Cluster, check_address, connect, has_proxy_limits, is_raylet_gone
+from flex_judge.reward.serving.logs import copy_log, find_log_file, find_log_folder
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,13 +60,17 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
     with connect(config.address) as cluster:
         service_config = config.build_service_config(cluster)
         http = HttpAddress(config.host, config.port, config.every_node)
-        with _handle_stop_signals() as stop:
+        log_file = find_log_file(service_config.log, service_config.name)
+        _print_status(f"log: {log_file}; logs of Ray: {find_log_folder()}")
+        # Without --log-file, the log is shown here too.
+        copying = copy_log(log_file) if log_file and service_config.log.log_file is None else contextlib.nullcontext()
+        with copying, _handle_stop_signals() as stop:
             async with JudgeService(service_config, http) as service:
                 if not await _run_unless_stopped(stop, service.wait_until_ready()):
                     return 0
                 fewest, most = service_config.replica_range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _print_status(f"{model} with {replicas} replica(s); Prometheus metrics: {', '.join(cluster.metrics)}")
+                _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _print_status(
                         "warning: anyone who can reach this address can use the service; require a key with --api-key"
