@@ -76,7 +76,7 @@ class Gateway:
         self._health = health
         self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
         self._collector = GroupCollector(self._judge_comparison, config.retain_s)
-        self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB)
+        self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB, config.disconnect_grace_s)
         self._cancelled_work: set[asyncio.Future[Any]] = set()
         self._num_active = 0
         self._idle = asyncio.Event()
@@ -180,7 +180,8 @@ class Gateway:
         """
 
         async def run_and_track() -> bytes:
-            with self.track_work():  # it continues after its client disconnects, and `drain` must wait for it
+            # It continues for the grace time after its client disconnects, and `drain` must wait for it.
+            with self.track_work():
                 return await work()
 
         return await self._idempotency.run_once(key, fingerprint, run_and_track)

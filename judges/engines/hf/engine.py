@@ -12,6 +12,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -105,7 +107,8 @@ class HFEngine(ThreadedEngine):
             batch_key = self._waiting[0].batch_key
             batch = [item for item in self._waiting if item.batch_key == batch_key][: self.max_batch]
             seeds = [item.request.sampling.seed for item in batch]
-            generations = self._generate_batch([item.prompt for item in batch], batch_key, seeds)
+            cancelled_rows = CancelledRows([item.request for item in batch], one_by_one=not batch_key.regex)
+            generations = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
             for item, generation in zip(batch, generations, strict=True):
                 self._waiting.remove(item)
                 item.request.resolve(generation)
@@ -119,7 +122,11 @@ class HFEngine(ThreadedEngine):
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(
-        self, prompts: list[EncodedPrompt], sampling: Sampling, seeds: Sequence[int | None]
+        self,
+        prompts: list[EncodedPrompt],
+        sampling: Sampling,
+        seeds: Sequence[int | None],
+        cancelled_rows: CancelledRows,
     ) -> list[Generation]:
         # Finished rows are padded with an end-of-turn token, the only token that a completed grammar accepts.
         pad = min(self._eos)
@@ -141,6 +148,7 @@ class HFEngine(ThreadedEngine):
             stop_strings=list(sampling.stop) or None,
             tokenizer=self.tokenizer if sampling.stop else None,
             logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([cancelled_rows]),
             eos_token_id=sorted(self._eos),
             pad_token_id=pad,
             # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
@@ -201,6 +209,28 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
     # A merged adapter costs no time, but half-precision weights would round much of its small change away.
     return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()
+
+
+class CancelledRows(StoppingCriteria):  # type: ignore[misc]
+    """End the rows of a batch whose requests were cancelled, so that no tokens are generated for nobody."""
+
+    def __init__(self, requests: Sequence[EngineRequest], one_by_one: bool) -> None:
+        """Watch the requests of a batch.
+
+        Args:
+            requests: the request of each row.
+            one_by_one: end each cancelled row, or only all rows together. A grammar does not accept the padding of a
+                row that was ended before its end.
+        """
+        self._requests = tuple(requests)
+        self._one_by_one = one_by_one
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        """Return a mask of the rows to end."""
+        cancelled = [request.is_cancelled for request in self._requests]
+        if not self._one_by_one:
+            cancelled = [all(cancelled)] * len(cancelled)
+        return torch.tensor(cancelled, dtype=torch.bool, device=input_ids.device)
 
 
 class RowSampler(LogitsProcessor):  # type: ignore[misc]
