@@ -14,6 +14,28 @@ from typing import Any
 from flex_judge.reward.server.errors import FieldError, RetryLaterError
 
 KEY_HEADER = "Idempotency-Key"
+MAX_ANSWERS_BYTES = 256 << 20
+"""Maximum size of all answers that are kept for repeated requests."""
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """Answer to a request with an idempotency key."""
+
+    fingerprint: str
+    """Hash of the request's content."""
+    content: bytes
+
+
+class AnswerArchive:
+    """Place where answers outlive the gateway. This base class keeps nothing."""
+
+    async def find_answer(self, key: str) -> KeptAnswer | None:  # noqa: ARG002
+        """Return the answer of an earlier gateway to the request with an idempotency key."""
+        return None
+
+    async def keep_answer(self, key: str, answer: KeptAnswer) -> None:
+        """Keep an answer for later gateways."""
 
 
 @dataclass
@@ -41,8 +63,9 @@ class IdempotencyCache:
     def __init__(
         self,
         retain_s: float,
-        max_bytes: int,
+        max_bytes: int = MAX_ANSWERS_BYTES,
         grace_s: float = math.inf,
+        archive: AnswerArchive | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create an empty cache.
@@ -51,9 +74,11 @@ class IdempotencyCache:
             retain_s: seconds that a finished answer is kept.
             max_bytes: maximum size of all finished answers; the oldest are evicted first.
             grace_s: seconds that work continues while no client waits for it.
+            archive: keeps answers beyond the life of this process.
             clock: monotonic clock in seconds.
         """
         self._grace_s = grace_s
+        self._archive = archive or AnswerArchive()
         self._retain_s = retain_s
         self._max_bytes = max_bytes
         self._clock = clock
@@ -82,11 +107,11 @@ class IdempotencyCache:
         self._evict_answers()
         answer = self._running.get(key) or self._finished.get(key)
         if answer is None:
-            answer = CachedAnswer(fingerprint, asyncio.create_task(work()))
+            answer = CachedAnswer(fingerprint, asyncio.create_task(self._find_or_compute(key, fingerprint, work)))
             self._running[key] = answer
             answer.task.add_done_callback(partial(self._store_answer, key))
         elif answer.fingerprint != fingerprint:
-            raise FieldError.at_field(KEY_HEADER, "was used for another request; give each request its own key")
+            raise _build_reuse_error()
         answer.waiting += 1
         if answer.cancellation is not None:
             answer.cancellation.cancel()
@@ -101,6 +126,18 @@ class IdempotencyCache:
             if not answer.waiting and not answer.task.done() and self._grace_s < math.inf:
                 loop = asyncio.get_running_loop()
                 answer.cancellation = loop.call_later(self._grace_s, self._cancel_work, key, answer)
+
+    async def _find_or_compute(
+        self, key: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, bytes]]
+    ) -> bytes:
+        kept = await self._archive.find_answer(key)
+        if kept is None:
+            content = await work()
+            await self._archive.keep_answer(key, KeptAnswer(fingerprint, content))
+            return content
+        if kept.fingerprint != fingerprint:
+            raise _build_reuse_error()
+        return kept.content
 
     async def close(self) -> None:
         """Cancel all running work and wait for it to end."""
@@ -143,3 +180,7 @@ class IdempotencyCache:
             _, evicted = self._finished.popitem(last=False)
             self._bytes -= len(evicted.task.result())
             oldest = next(iter(self._finished.values()), None)
+
+
+def _build_reuse_error() -> FieldError:
+    return FieldError.at_field(KEY_HEADER, "was used for another request; give each request its own key")

@@ -15,6 +15,7 @@ from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
+from flex_judge.reward.serving.kept_work import WorkArchive
 from flex_judge.reward.serving.replica import JudgeReplica
 
 HEALTH_CACHE_S = 1.0
@@ -56,14 +57,17 @@ class JudgeGateway:
     """Gateway of a service. There is exactly one, because it collects the groups.
 
     It holds no model and computes little. If it dies, Ray Serve starts another one, and clients repeat their unanswered
-    requests.
+    requests. What was judged for these is taken from the store, see `flex_judge.reward.serving.kept_work`.
     """
 
-    def __init__(self, handle: Any, config: GatewayConfig, max_requests: int, name: str) -> None:
+    def __init__(
+        self, handle: Any, store: Any, config: GatewayConfig, max_requests: int, name: str, work_scope: str
+    ) -> None:
         metrics = PrometheusMetrics(name)
         dispatcher = Dispatcher(ReplicaSender(handle), max_requests, metrics)
+        archive = WorkArchive(store, work_scope, dispatcher.judge)
         self._name = name
-        self._gateway = Gateway(dispatcher.judge, config, metrics, self._get_replica_health)
+        self._gateway = Gateway(archive.judge, config, metrics, self._get_replica_health, archive)
         self._health_report: dict[str, Any] = {}
         self._health_at = -HEALTH_CACHE_S
 

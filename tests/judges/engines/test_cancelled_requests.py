@@ -1,4 +1,4 @@
-"""Cancelled requests of the transformers engine stop generating, and the other requests of their batch do not change."""
+"""Cancelled requests of the transformers engine stop generating; the other requests of their batch do not change."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class PacedJudge:
 def open_request(service: Served, path: str, body: dict[str, Any], key: str | None = None) -> socket.socket:
     """Send a request on a connection of its own, and return the socket without waiting for the response."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: judge\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: judge\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    )
     if key is not None:
         head += f"Idempotency-Key: {key}\r\n"
     connection = socket.create_connection(("127.0.0.1", service.port))
