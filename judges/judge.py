@@ -14,7 +14,7 @@ from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, 
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.errors import RenderError, UsageError, is_input_error
+from flex_judge.judges.errors import LedgerError, RenderError, UsageError, is_input_error
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
 from flex_judge.judges.protocol.generation import ReplyGenerator
@@ -163,6 +163,8 @@ class FlexJudge:
         """
         try:
             return await self._judge_comparison(comparison)
+        except LedgerError:  # it concerns every comparison
+            raise
         except (UsageError, RenderError) as e:
             name = f"comparison {comparison.id!r}: " if comparison.id else ""
             raise type(e)(f"{name}{e}") from e

@@ -1,4 +1,4 @@
-"""`python -m tests.perf.faults [FAULT...]`: kill parts of a real service under load, and count what was lost or repeated.
+"""`python -m tests.perf.faults [FAULT...]`: kill parts of a service under load, and count what was lost or repeated.
 
 Each fault gets a service of its own with scripted engines, and 600 requests with idempotency keys from one client. It
 prints one row per fault: requests without a judgment, judgments that came twice, comparisons that the engines finished
@@ -17,15 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
-from serving import Serving, serving, within  # noqa: E402
+from serving import Serving, serving, within
 
-from flex_judge.judges import Comparison, Status  # noqa: E402
-from flex_judge.reward.client import JudgeClient  # noqa: E402
+from flex_judge.judges import Comparison, Status
+from flex_judge.reward.client import JudgeClient
 
 NUM_REQUESTS = 600
 FLAGS = ("--engine", "scripted", "--model", "scripts:counted_judge", "--temperature", "0", "--max-batch", "8")
@@ -104,7 +105,7 @@ def measure_fault(
         client.close()
         events = Counter(tuple(line.split(" ", 1)) for line in calls.read_text().splitlines() if " answer " in line)
     ends = {candidate: count for (event, candidate), count in events.items() if event == "end"}
-    gaps = [later - earlier for earlier, later in zip(answered_at, answered_at[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(answered_at)]
     return FaultResult(
         name,
         lost=sum(status != Status.OK for _, status in answers),
