@@ -18,6 +18,7 @@ from flex_judge.experiments.common.command_extras import (
     require_command_extras,
 )
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
+from flex_judge.judges.io.storage import find_storage_error
 
 UMASK_VARIABLE, PRIVATE_UMASK = "FLEX_JUDGE_UMASK", "077"
 """Environment variable with the umask of all commands, and its default: files are for the user alone."""
@@ -91,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_error(f"error: {missing_extra}", 2)
     except JudgeError as e:
         return _print_error(f"{type(e).__name__}: {e}", 1)
+    except Exception as e:
+        # Libraries that save models and data sets report a full disk in many ways.
+        if (storage_error := find_storage_error(e)) is None:
+            raise
+        return _print_error(f"{type(storage_error).__name__}: {storage_error}", 1)
     except KeyboardInterrupt:
         return _print_error("interrupted; finished work is saved, run the same command again to resume", 130)
 

@@ -59,6 +59,10 @@ class LedgerError(UsageError):
     """Ledger file that cannot be read or written, or is not a ledger."""
 
 
+class StorageError(JudgeError, OSError):
+    """File that cannot be written: a full disk or quota, a folder that is gone or read-only. Finished work is kept."""
+
+
 class NotRecordedError(JudgeError, ValueError):
     """Replayed request that is missing from the ledger."""
 

@@ -14,7 +14,14 @@ from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, 
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.errors import GenerationError, RenderError, UsageError, is_input_error, to_one_line
+from flex_judge.judges.errors import (
+    GenerationError,
+    LedgerError,
+    RenderError,
+    UsageError,
+    is_input_error,
+    to_one_line,
+)
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
 from flex_judge.judges.protocol.generation import ReplyGenerator
@@ -166,6 +173,8 @@ class FlexJudge:
             return await self._judge_comparison(comparison)
         except GenerationError as e:
             return self._make_failure(comparison, Status.FAILED, to_one_line(e), {})
+        except LedgerError:  # it concerns every comparison
+            raise
         except (UsageError, RenderError) as e:
             name = f"comparison {comparison.id!r}: " if comparison.id else ""
             raise type(e)(f"{name}{e}") from e

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.io.json_values import dump_json
-from flex_judge.judges.io.jsonl import read_object, read_rows, write_rows, write_text
+from flex_judge.judges.io.jsonl import read_object, read_rows, replace_file, write_rows, write_text
+from flex_judge.judges.io.storage import explain_write_errors
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class ShardFolder:
 
     def write_shard(self, report: ShardReport, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Write the tables and the report of a shard."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with explain_write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         for name, rows in tables.items():
             write_rows(self._table_path(name, report.shard), rows)
         # Last: the report marks the shard as complete.
@@ -61,13 +63,10 @@ class ShardFolder:
 
     def join_table(self, table: str, shards: Collection[int], path: Path) -> None:
         """Concatenate a table's shards into one file, in order of the shards."""
-        # Renamed at the end, so that a killed run leaves no incomplete file behind.
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as joined_file:
+        with replace_file(path) as partial, partial.open("wb") as joined_file:
             for shard in sorted(shards):
                 with self._table_path(table, shard).open("rb") as shard_file:
                     shutil.copyfileobj(shard_file, joined_file)
-        partial.replace(path)
 
     def read_table_rows(self, table: str, shards: Collection[int]) -> Iterator[dict[str, Any]]:
         """Read a table's rows, in order of the shards."""

@@ -27,7 +27,7 @@ from flex_judge.judges.io.json_rows import (
     read_json_file,
     read_json_lines,
 )
-from flex_judge.judges.io.jsonl import SURROGATES, write_rows
+from flex_judge.judges.io.jsonl import SURROGATES, replace_file, write_rows
 from flex_judge.judges.io.parquet import PARQUET_FEATURE, read_parquet
 from flex_judge.judges.media.paths import MediaFolders, list_media_folders, make_folder_opener, make_placeholder
 from flex_judge.judges.rubrics import load_rubric
@@ -215,9 +215,9 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         write_rows(path, rows)
         return
     pa, pq = import_optional("pyarrow", PARQUET_FEATURE), import_optional("pyarrow.parquet", PARQUET_FEATURE)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([_escape_surrogates(dict(row)) for row in rows]), partial)
-    partial.replace(path)
+    table = pa.Table.from_pylist([_escape_surrogates(dict(row)) for row in rows])
+    with replace_file(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _escape_surrogates(value: Any) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from flex_judge.judges.io.json_rows import is_blank, parse_object
 from flex_judge.judges.io.json_values import dump_json
+from flex_judge.judges.io.storage import explain_write_errors
 from flex_judge.judges.validation.text_files import iter_lines
 
 SURROGATES = "backslashreplace"
@@ -56,18 +58,33 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON lines file atomically, like `write_rows`, without holding all rows in memory."""
-    # Renaming a complete file is atomic; a crash leaves at most a file with the suffix .partial.
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
+    with replace_file(path) as partial, partial.open("w", encoding="utf-8", errors=SURROGATES) as file:
         file.writelines(map(_format_line, rows))
-    partial.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old file or the new one, never a part."""
+    with replace_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors=SURROGATES)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Replace a file atomically: yield the path of a new file, and rename that one after the block.
+
+    Raises:
+        StorageError: the new file cannot be written. It is removed, and the old file is unchanged.
+    """
+    # Renaming a complete file is atomic; a crash leaves at most a file with the suffix .partial.
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors=SURROGATES)
-    partial.replace(path)
+    with explain_write_errors(path):
+        try:
+            yield partial
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()  # a part of a file would only keep the disk full
+            raise
 
 
 class Journal:
@@ -91,7 +108,9 @@ class Journal:
         if self.path.exists():
             _drop_torn_line(self.path)
             self.rows = {row["id"]: row for row in read_rows(self.path, needed=("id",))}
-        self._file = self.path.open("a", encoding="utf-8", errors=SURROGATES)
+        with explain_write_errors(self.path):
+            # Unbuffered: a buffer would keep a row that could not be written, and write it at some later time.
+            self._file = self.path.open("ab", buffering=0)
         return self
 
     def __exit__(
@@ -104,9 +123,22 @@ class Journal:
         self._file.close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Append a row and flush it to the operating system, so that it survives the death of this process."""
-        self._file.write(_format_line(row))  # Formatted first, so a row that is not JSON writes nothing.
-        self._file.flush()
+        """Append a row and pass it to the operating system, so that it survives the death of this process.
+
+        Raises:
+            StorageError: the row cannot be written. The file holds the rows before it.
+        """
+        line = _format_line(row).encode(errors=SURROGATES)  # Formatted first, so invalid rows write nothing.
+        with explain_write_errors(self.path):
+            start = os.fstat(self._file.fileno()).st_size
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:])
+            except BaseException:
+                with suppress(OSError):  # what cannot be cut off now is cut off when the file is opened again
+                    self._file.truncate(start)
+                raise
         self.rows[row["id"]] = dict(row)
 
 
@@ -119,4 +151,5 @@ def _drop_torn_line(path: Path) -> None:
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     if end < len(data):
-        os.truncate(path, end)
+        with explain_write_errors(path):
+            os.truncate(path, end)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 SILENT_ROUNDS = 1
 """Number of rounds without any response that only cost rewards; the next one raises an error."""
@@ -129,6 +132,52 @@ class Backoff:
         # The exponent is capped because 2**1024 would overflow the float.
         self._tries = min(self._tries + 1, MAX_DOUBLINGS)
         return retry_after_s + random.uniform(0, bound)
+
+
+class RecoveryWatch:
+    """Shared watch of a service that is away: while requests wait to be retried, one of them probes it.
+
+    So all of them continue within moments after its return, without each of them trying often. Belongs to one event
+    loop.
+    """
+
+    def __init__(self, probe: Callable[[], Awaitable[Any]], interval_s: float = 1.0) -> None:
+        """Create a watch.
+
+        Args:
+            probe: returns if the service is back, and raises NoResponseError if it is not.
+            interval_s: seconds between two probes.
+        """
+        self._probe = probe
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+        self._waiting = 0
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until the service is back."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._wait_for_return())
+        self._waiting += 1
+        try:
+            await asyncio.wait([self._task], timeout=seconds)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._task.cancel()
+
+    async def _wait_for_return(self) -> None:
+        while True:
+            # First, because the request that starts the watch has just failed.
+            await asyncio.sleep(self._interval_s)
+            with suppress(NoResponseError):
+                await self._probe()
+                return
+
+
+def compute_server_deadline(deadline: float) -> float:
+    """Compute `deadline_s` for the service: the remaining time, less a margin for the response to arrive."""
+    remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
+    return round(remaining_s - min(5.0, 0.1 * remaining_s), 3)
 
 
 def parse_retry_after(header: str | None) -> float:

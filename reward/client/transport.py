@@ -26,6 +26,8 @@ from flex_judge.reward.client.retry import (
     Backoff,
     MediaRejectedError,
     NoResponseError,
+    RecoveryWatch,
+    compute_server_deadline,
     describe_no_response,
     get_circuit,
     parse_retry_after,
@@ -69,6 +71,7 @@ class Connection:
         self._upload_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._upload_slots = asyncio.Semaphore(MAX_CONCURRENT_UPLOADS)
         self._probe: asyncio.Task[None] | None = None
+        self._recovery = RecoveryWatch(lambda: self.get_health(self.loop.time() + CONNECT_TIMEOUT_S))
 
     async def close(self) -> None:
         """Close all HTTP connections."""
@@ -189,9 +192,9 @@ class Connection:
         while True:
             content = body if isinstance(body, bytes) else b""
             if not isinstance(body, bytes):  # the remaining time shrinks with every try
-                request = body | {"deadline_s": _compute_server_deadline(deadline)}
+                request = body | {"deadline_s": compute_server_deadline(deadline)}
                 content = dump_json(request, ascii_only=True, non_finite_as_null=False).encode()
-            retry_after_s = 0.0
+            retry_after_s, is_away = 0.0, True
             try:
                 async with asyncio.timeout_at(deadline):
                     response = await self._http.request(method, self._url + path, content=content, headers=headers)
@@ -208,15 +211,16 @@ class Connection:
                     raise _build_error(self._url, response, method, path)
                 problem = f"{response.status_code}: {_describe_response(response)}"
                 retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
-            await self._sleep_before_retry(backoff.next_delay(retry_after_s), deadline, problem)
+                is_away = _parse_error(response) is None  # a proxy answered in place of the service
+            await self._sleep_before_retry(backoff.next_delay(retry_after_s), deadline, problem, is_away)
 
     def _is_transient(self, response: httpx.Response) -> bool:
         # A restarting service opens its port before it adds its routes: it answers 404 without our error body.
         is_starting = response.status_code == 404 and self._has_responded and _parse_error(response) is None
         return response.status_code in TRANSIENT_STATUSES or is_starting
 
-    async def _sleep_before_retry(self, seconds: float, deadline: float, problem: str) -> None:
-        """Sleep before the next try.
+    async def _sleep_before_retry(self, seconds: float, deadline: float, problem: str, is_away: bool = False) -> None:
+        """Sleep before the next try; if the service is away, no longer than until it is back.
 
         A delay beyond the deadline is shortened to half of the remaining time, if that still is `retry_s` or more.
         """
@@ -225,7 +229,7 @@ class Connection:
             seconds = remaining_s / 2
             if seconds < self._retry_s:
                 raise NoResponseError(problem)
-        await asyncio.sleep(seconds)
+        await (self._recovery.sleep(seconds) if is_away else asyncio.sleep(seconds))
 
     async def _upload_missing(self, media: Mapping[str, Media], deadline: float) -> None:
         for digest in media.keys() & self._uploaded.keys():
@@ -254,12 +258,6 @@ class Connection:
             self._uploaded[digest] = None
             if len(self._uploaded) > MAX_REMEMBERED_UPLOADS:
                 self._uploaded.popitem(last=False)
-
-
-def _compute_server_deadline(deadline: float) -> float:
-    """Compute `deadline_s` for the service: the remaining time, less a margin for the response to arrive."""
-    remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
-    return round(remaining_s - min(5.0, 0.1 * remaining_s), 3)
 
 
 def _parse_error(response: httpx.Response) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import Annotated, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation.classes import Metavar, PositiveFloat, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import hash_keys
 from flex_judge.reward.types import RewardSpec
@@ -65,6 +65,9 @@ class GatewayConfig:
     are."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
+    disconnect_grace_s: NonNegativeFloat = 30.0
+    """Seconds that the work of a request with an Idempotency-Key continues after its client disconnected, so that a
+    retry gets the answer. After them, and without a key at once, the work is cancelled."""
     openrlhf: Annotated[RewardSpec, SettingsSection("rewards of /get_reward (OpenRLHF)")] = field(
         default_factory=RewardSpec
     )

@@ -21,7 +21,7 @@ from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
 from flex_judge.reward.server.errors import FieldError, RetryLaterError
-from flex_judge.reward.server.idempotency import IdempotencyCache
+from flex_judge.reward.server.idempotency import AnswerArchive, IdempotencyCache
 from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
@@ -33,8 +33,6 @@ __all__ = ["Gateway", "GatewayConfig"]
 
 T = TypeVar("T")
 HealthFunction = Callable[[], Awaitable[Mapping[str, Any]]]
-CACHED_ANSWERS_MIB = 256
-"""Maximum size of all answers that are kept for repeated requests."""
 ANSWER_MARGIN, MAX_ANSWER_MARGIN_S = 0.1, 2.0
 """Share of a request's time limit (and its maximum in seconds) that is reserved for building the response.
 
@@ -52,6 +50,7 @@ class Gateway:
         config: GatewayConfig | None = None,
         metrics: ServiceMetrics | None = None,
         health: HealthFunction | None = None,
+        archive: AnswerArchive | None = None,
     ) -> None:
         """Create a gateway.
 
@@ -60,6 +59,7 @@ class Gateway:
             config: limits and rubrics.
             metrics: receives the metrics.
             health: returns fields for the health report; `{"replicas": 0}` means that the service is starting.
+            archive: keeps the answers to requests with an idempotency key beyond the life of this gateway.
 
         Raises:
             UsageError: a rubric file is missing or invalid.
@@ -76,7 +76,7 @@ class Gateway:
         self._health = health
         self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
         self._collector = GroupCollector(self._judge_comparison, config.retain_s, self.metrics)
-        self._idempotency = IdempotencyCache(config.retain_s, CACHED_ANSWERS_MIB * MIB)
+        self._idempotency = IdempotencyCache(config.retain_s, grace_s=config.disconnect_grace_s, archive=archive)
         self._cancelled_work: set[asyncio.Future[Any]] = set()
         self._num_active = 0
         self._idle = asyncio.Event()
@@ -180,7 +180,8 @@ class Gateway:
         """
 
         async def run_and_track() -> bytes:
-            with self.track_work():  # it continues after its client disconnects, and `drain` must wait for it
+            # It continues for the grace time after its client disconnects, and `drain` must wait for it.
+            with self.track_work():
                 return await work()
 
         return await self._idempotency.run_once(key, fingerprint, run_and_track)

@@ -74,6 +74,8 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Serve's controller loops ten times a second by default, which on two cores cost an eighth of an engine's speed.
     os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
+    # Serve replaces a dead HTTP proxy after three failed checks, which at its default of 10 s took half a minute.
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "0.5")
     # A busy replica may take longer than Serve's default of 0.1 s to report its queue length. Its prompts would then go
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")

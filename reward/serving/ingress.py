@@ -18,6 +18,7 @@ from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
+from flex_judge.reward.serving.kept_work import WorkArchive, compute_work_scope
 from flex_judge.reward.serving.logs import configure_actor_logging
 from flex_judge.reward.serving.replica import JudgeReplica
 
@@ -61,10 +62,10 @@ class JudgeGateway:
     """Gateway of a service. There is exactly one, because it collects the groups.
 
     It holds no model and computes little. If it dies, Ray Serve starts another one, and clients repeat their unanswered
-    requests.
+    requests. What was judged for these is taken from the store, see `flex_judge.reward.serving.kept_work`.
     """
 
-    def __init__(self, handle: Any, config: ServiceConfig) -> None:
+    def __init__(self, handle: Any, store: Any, config: ServiceConfig) -> None:
         from flex_judge.reward.server.prometheus import PrometheusMetrics
 
         configure_actor_logging(config.log, "gateway", config.name)
@@ -72,8 +73,9 @@ class JudgeGateway:
         gateway = config.gateway or GatewayConfig()
         metrics = PrometheusMetrics(self._model, config.replica_range[0], gateway.max_pending)
         dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics)
+        archive = WorkArchive(store, compute_work_scope(config.judge), dispatcher.judge)
         self._name = config.name
-        self._gateway = Gateway(dispatcher.judge, gateway, metrics, self._get_replica_health)
+        self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive)
         log.info("the gateway has started", extra=with_fields(model=self._model))
         self._health_report: dict[str, Any] = {}
         self._health_at = -HEALTH_CACHE_S

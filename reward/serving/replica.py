@@ -6,13 +6,14 @@ import logging
 import os
 import time
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.logs import LogConfig, with_fields
+from flex_judge.reward.serving.kept_work import WorkRecorder, compute_work_key, compute_work_scope
 from flex_judge.reward.serving.logs import configure_actor_logging
 
 log = logging.getLogger(__name__)
@@ -21,18 +22,23 @@ log = logging.getLogger(__name__)
 class JudgeReplica:
     """Actor with one engine. It ends its process when the engine is lost, and Ray Serve starts another replica."""
 
-    async def __init__(self, config: JudgeConfig, logs: LogConfig, name: str) -> None:  # type: ignore[misc]
-        """Load the engine and warm it up. Ray Serve awaits this.
+    async def __init__(  # type: ignore[misc] # awaited by Ray Serve
+        self, config: JudgeConfig, logs: LogConfig, name: str, store: Any = None
+    ) -> None:
+        """Load the engine and warm it up.
 
         Args:
             config: the judge.
             logs: settings of the log.
             name: name of the service.
+            store: handle of the deployment `KeptWork`, to which judgments are recorded; None records nothing.
         """
         from ray import serve
 
         self.id = serve.get_replica_context().replica_id.unique_id
         configure_actor_logging(logs, f"replica-{self.id}", name)
+        self._recorder = None if store is None else WorkRecorder(store, self.id)
+        self._work_scope = compute_work_scope(config)
         try:
             await self._load_judge(config)
         except Exception:
@@ -56,12 +62,19 @@ class JudgeReplica:
             comparison: the comparison.
             prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
         """
+        key, judgment = compute_work_key(self._work_scope, comparison.digest), None
+        if self._recorder is not None:
+            self._recorder.record_start(key)
         try:
             judgment = await self.judge.ajudge(comparison)
+            judgment = replace(judgment, provenance={**judgment.provenance, "replica": self.id})
         except EngineLostError as e:
             log.error("the engine is lost, so the replica ends: %s", e)
             exit_process_tree()
-        return replace(judgment, provenance={**judgment.provenance, "replica": self.id})
+        finally:
+            if self._recorder is not None:
+                self._recorder.record_end(key, judgment)
+        return judgment
 
     async def check_health(self) -> None:
         """Check the engine; Ray Serve calls this every few seconds."""

@@ -22,6 +22,7 @@ from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
 from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
+from flex_judge.reward.serving.kept_work import KeptWork
 from flex_judge.reward.serving.logs import find_log_file, find_log_folder
 from flex_judge.reward.serving.replica import JudgeReplica
 
@@ -153,24 +154,26 @@ def application(config: ServiceConfig) -> Any:
     """Bind the gateway (if configured) and the replicas, with the resources of `ServiceConfig.place_on`."""
     from ray import serve
 
-    replicas = _build_replicas(config)
     if config.gateway is None:
-        return replicas
-    gateway = serve.deployment(serve.ingress()(JudgeGateway)).options(
-        num_replicas=1,
+        return _build_replicas(config)
+    options: dict[str, Any] = {
+        "num_replicas": 1,
         # Effectively unlimited: the gateway limits requests itself, and tells clients when to retry.
-        max_ongoing_requests=100_000,
-        ray_actor_options={"num_cpus": 0},  # it mostly waits, and must not take a CPU from a replica
-        health_check_period_s=config.health_check_period_s,
-        health_check_timeout_s=config.health_check_timeout_s,
-        graceful_shutdown_timeout_s=config.drain_s,
-        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
-        logging_config=QUIET,
+        "max_ongoing_requests": 100_000,
+        "ray_actor_options": {"num_cpus": 0},  # it mostly waits, and must not take a CPU from a replica
+        "health_check_period_s": config.health_check_period_s,
+        "health_check_timeout_s": config.health_check_timeout_s,
+        "logging_config": QUIET,
+    }
+    store = serve.deployment(KeptWork).options(**options, graceful_shutdown_timeout_s=0.0).bind(config.gateway.retain_s)
+    replicas = _build_replicas(config, store)
+    gateway = serve.deployment(serve.ingress()(JudgeGateway)).options(
+        **options, graceful_shutdown_timeout_s=config.drain_s, graceful_shutdown_wait_loop_s=DRAIN_POLL_S
     )
-    return gateway.bind(replicas, config)
+    return gateway.bind(replicas, store, config)
 
 
-def _build_replicas(config: ServiceConfig) -> Any:
+def _build_replicas(config: ServiceConfig, store: Any = None) -> Any:
     from ray import serve
     from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
@@ -205,4 +208,4 @@ def _build_replicas(config: ServiceConfig) -> Any:
             upscale_delay_s=config.upscale_delay_s,
             downscale_delay_s=config.downscale_delay_s,
         )
-    return serve.deployment(JudgeReplica).options(**options).bind(config.judge, config.log, config.name)
+    return serve.deployment(JudgeReplica).options(**options).bind(config.judge, config.log, config.name, store)

@@ -150,6 +150,29 @@ async def steady_judge(prompt: str, sampling: Sampling) -> str:
     return fair_judge(prompt, sampling)
 
 
+async def counted_judge(prompt: str, sampling: Sampling) -> str:
+    """Judge like `steady_judge`, and log the start and the end of each reasoning in FLEX_JUDGE_TEST_CALLS.
+
+    A line holds `start`, `end` or `cancel`, and the candidates.
+    """
+    if sampling.stop != ("</think>",):
+        return fair_judge(prompt, sampling)
+    candidates = " | ".join(_CANDIDATES.findall(prompt.rpartition("user\n")[2]))
+
+    def log_event(name: str) -> None:
+        with Path(os.environ["FLEX_JUDGE_TEST_CALLS"]).open("a") as file:
+            file.write(f"{name} {candidates}\n")
+
+    log_event("start")
+    try:
+        reply = await steady_judge(prompt, sampling)
+    except asyncio.CancelledError:
+        log_event("cancel")
+        raise
+    log_event("end")
+    return reply
+
+
 def whole_judge(prompt: str, sampling: Sampling) -> str:
     """Judge images, audio and text with every rubric; responses name their scores as `says=7`.
 

@@ -13,6 +13,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -124,7 +126,9 @@ class HFEngine(ThreadedEngine):
         seeds = [item.request.sampling.seed for item in batch]
         results: Sequence[Generation | Exception]
         try:
-            results = self._generate_batch([item.prompt for item in batch], batch[0].batch_key, seeds)
+            batch_key = batch[0].batch_key
+            cancelled_rows = CancelledRows([item.request for item in batch], one_by_one=not batch_key.regex)
+            results = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
             self._failures = 0
         except Exception as e:
             if len(batch) > 1:
@@ -147,7 +151,11 @@ class HFEngine(ThreadedEngine):
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(
-        self, prompts: list[EncodedPrompt], sampling: Sampling, seeds: Sequence[int | None]
+        self,
+        prompts: list[EncodedPrompt],
+        sampling: Sampling,
+        seeds: Sequence[int | None],
+        cancelled_rows: CancelledRows,
     ) -> list[Generation]:
         # Finished rows are padded with an end-of-turn token, the only token that a completed grammar accepts.
         pad = min(self._eos)
@@ -169,6 +177,7 @@ class HFEngine(ThreadedEngine):
             stop_strings=list(sampling.stop) or None,
             tokenizer=self.tokenizer if sampling.stop else None,
             logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([cancelled_rows]),
             eos_token_id=sorted(self._eos),
             pad_token_id=pad,
             # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
@@ -234,6 +243,28 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
     # A merged adapter costs no time, but half-precision weights would round much of its small change away.
     return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()
+
+
+class CancelledRows(StoppingCriteria):  # type: ignore[misc]
+    """End the rows of a batch whose requests were cancelled, so that no tokens are generated for nobody."""
+
+    def __init__(self, requests: Sequence[EngineRequest], one_by_one: bool) -> None:
+        """Watch the requests of a batch.
+
+        Args:
+            requests: the request of each row.
+            one_by_one: end each cancelled row, or only all rows together. A grammar does not accept the padding of a
+                row that was ended before its end.
+        """
+        self._requests = tuple(requests)
+        self._one_by_one = one_by_one
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        """Return a mask of the rows to end."""
+        cancelled = [request.is_cancelled for request in self._requests]
+        if not self._one_by_one:
+            cancelled = [all(cancelled)] * len(cancelled)
+        return torch.tensor(cancelled, dtype=torch.bool, device=input_ids.device)
 
 
 class RowSampler(LogitsProcessor):  # type: ignore[misc]

@@ -1,0 +1,297 @@
+"""Work that outlives the gateway: answers and judgments, so that a retry after its death computes nothing twice.
+
+`KeptWork` is a deployment of its own. Replicas record what they judge, the gateway records its answers. A new gateway
+asks what the earlier one has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import pickle
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.types import Comparison
+from flex_judge.reward.groups.methods import JudgeFunction
+from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
+
+SILENT_S = 10.0
+"""Seconds without a sign of life after which the running comparisons of a replica count as lost."""
+BEAT_S = 2.0
+"""Seconds between two signs of life of a replica that judges."""
+CALL_S = 5.0
+"""Time limit of a call that writes to the store. The service works without the store."""
+LEFTOVERS_S = 15.0
+"""Time limit of the first call of a new gateway, which may have to find the store first."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkEvent:
+    """Start or end of a comparison, or an answer."""
+
+    key: str
+    content: bytes | None = None
+    """Judgment or answer; None for a start, and for a comparison that ended without a judgment."""
+    has_started: bool = False
+    fingerprint: str | None = None
+    """Hash of the request of an answer."""
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What earlier gateways have left."""
+
+    comparisons: frozenset[str] = frozenset()
+    """Keys of the comparisons that were judged, or are being judged."""
+    answers: frozenset[str] = frozenset()
+    """Keys of the answers."""
+
+
+class KeptWork:
+    """Store of recent answers and judgments, bounded in time and memory. Holds no texts but as opaque bytes."""
+
+    def __init__(self, retain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create an empty store.
+
+        Args:
+            retain_s: seconds that an answer or a judgment is kept.
+            clock: monotonic clock in seconds.
+        """
+        self._clock = clock
+        self._judgments = _BoundedStore(retain_s, clock)
+        self._answers = _BoundedStore(retain_s, clock)
+        self._running: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
+        self._change = asyncio.Event()
+
+    async def record_events(self, writer: str, events: Sequence[WorkEvent]) -> None:
+        """Record what happened at a replica or gateway, in order. No events are a sign of life."""
+        self._heard_at[writer] = self._clock()
+        for event in events:
+            if event.fingerprint is not None:
+                self._answers.put(event.key, (event.fingerprint, event.content or b""))
+            elif event.has_started:
+                self._running[event.key] = writer
+            else:
+                self._running.pop(event.key, None)
+                if event.content is not None:
+                    self._judgments.put(event.key, ("", event.content))
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def list_leftovers(self) -> Leftovers:
+        """List the keys of all kept and running work."""
+        self._forget_silent_replicas()
+        return Leftovers(frozenset(self._running) | self._judgments.keys(), self._answers.keys())
+
+    async def wait_for_judgment(self, key: str) -> bytes | None:
+        """Return a judgment; wait for it while a replica works on it. None if it must be judged anew."""
+        while True:
+            kept = self._judgments.get(key)
+            if kept is not None:
+                return kept[1]
+            self._forget_silent_replicas()
+            if key not in self._running:
+                return None
+            try:
+                await asyncio.wait_for(self._change.wait(), SILENT_S)
+            except TimeoutError:
+                continue
+
+    async def get_answer(self, key: str) -> tuple[str, bytes] | None:
+        """Return the fingerprint and content of an answer; None if it is not kept."""
+        return self._answers.get(key)
+
+    def _forget_silent_replicas(self) -> None:
+        silent = {writer for writer, heard_at in self._heard_at.items() if heard_at + SILENT_S < self._clock()}
+        if silent:
+            self._running = {key: writer for key, writer in self._running.items() if writer not in silent}
+            for writer in silent:
+                del self._heard_at[writer]
+
+
+class _BoundedStore:
+    """Values by key; the oldest are dropped when they are too old, or all are too large together."""
+
+    def __init__(self, retain_s: float, clock: Callable[[], float]) -> None:
+        self._retain_s = retain_s
+        self._clock = clock
+        self._values: OrderedDict[str, tuple[float, tuple[str, bytes]]] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, key: str, value: tuple[str, bytes]) -> None:
+        self._drop(key)
+        self._values[key] = self._clock(), value
+        self._bytes += len(value[1])
+        self._evict()
+
+    def get(self, key: str) -> tuple[str, bytes] | None:
+        self._evict()
+        return self._values[key][1] if key in self._values else None
+
+    def keys(self) -> frozenset[str]:
+        self._evict()
+        return frozenset(self._values)
+
+    def _evict(self) -> None:
+        while self._values:
+            key, (stored_at, _) = next(iter(self._values.items()))
+            if self._bytes <= MAX_ANSWERS_BYTES and stored_at + self._retain_s > self._clock():
+                return
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        if key in self._values:
+            self._bytes -= len(self._values.pop(key)[1][1])
+
+
+class WorkRecorder:
+    """Writer of events to the store: never waits for it, and sends what has accumulated in one call.
+
+    Belongs to one event loop. The store may be away: events are then lost, and logged once.
+    """
+
+    def __init__(self, store: Any, writer: str) -> None:
+        """Create a recorder.
+
+        Args:
+            store: handle of the deployment `KeptWork`.
+            writer: unique name of this replica or gateway.
+        """
+        self._store, self._writer = store, writer
+        self._events: list[WorkEvent] = []
+        self._running: set[str] = set()
+        self._has_events = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stored: asyncio.Future[None] | None = None
+        self._is_failing = False
+
+    def record_start(self, key: str) -> None:
+        """Record that a comparison is being judged."""
+        self._running.add(key)
+        self._append_event(WorkEvent(key, has_started=True))
+
+    def record_end(self, key: str, judgment: Judgment | None) -> None:
+        """Record a judgment, or None if the comparison ended without one."""
+        self._running.discard(key)
+        self._append_event(WorkEvent(key, None if judgment is None else pickle.dumps(judgment)))
+
+    async def record_answer(self, key: str, answer: KeptAnswer) -> None:
+        """Record an answer, and wait until the store has it or is found to be away."""
+        await self._append_event(WorkEvent(key, answer.content, fingerprint=answer.fingerprint))
+
+    def _append_event(self, event: WorkEvent) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        self._stored = self._stored or loop.create_future()
+        self._events.append(event)
+        self._has_events.set()
+        if self._task is None:
+            self._task = loop.create_task(self._send_events())
+        return self._stored
+
+    async def _send_events(self) -> None:
+        """Send all events, then a sign of life every few seconds, until nothing is left and nothing runs."""
+        while self._events or self._running:
+            events, self._events = self._events, []
+            stored, self._stored = self._stored, None
+            self._has_events.clear()
+            try:
+                await asyncio.wait_for(call_store(self._store.record_events, self._writer, events), CALL_S)
+                self._is_failing = False
+            except Exception as error:  # noqa: BLE001 - a judgment must not fail because of the store
+                if not self._is_failing:
+                    log.warning("answers are not kept for retries after a death of the gateway: %r", error)
+                self._is_failing = True
+            if stored is not None and not stored.done():
+                stored.set_result(None)
+            if self._running and not self._events:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_events.wait(), BEAT_S)
+        self._task = None
+
+
+class WorkArchive(AnswerArchive):
+    """What earlier gateways of a service have left, for the present one. Belongs to one event loop."""
+
+    def __init__(self, store: Any, scope: str, judge: JudgeFunction) -> None:
+        """Create the archive of a gateway.
+
+        Args:
+            store: handle of the deployment `KeptWork`.
+            scope: key of the judge's settings; work of another judge does not count.
+            judge: judges a comparison that earlier gateways have not left.
+        """
+        self._store, self._scope, self._judge = store, scope, judge
+        self._recorder = WorkRecorder(store, f"gateway {uuid.uuid4().hex}")
+        self._leftovers: asyncio.Task[Leftovers] | None = None
+
+    async def judge(self, comparison: Comparison) -> Judgment:
+        """Judge a comparison, unless a replica has judged it for an earlier gateway or is about to."""
+        key = compute_work_key(self._scope, comparison.digest)
+        if key in (await self._load_leftovers()).comparisons:
+            content = await self._ask(self._store.wait_for_judgment, key)
+            if content is not None:
+                judgment: Judgment = pickle.loads(content)  # written by a replica of this service
+                return replace(judgment, id=comparison.id)
+        return await self._judge(comparison)
+
+    async def find_answer(self, key: str) -> KeptAnswer | None:
+        """Return the answer of an earlier gateway to the request with an idempotency key."""
+        key = compute_work_key(self._scope, key)
+        if key not in (await self._load_leftovers()).answers:
+            return None
+        kept = await self._ask(self._store.get_answer, key)
+        return None if kept is None else KeptAnswer(*kept)
+
+    async def keep_answer(self, key: str, answer: KeptAnswer) -> None:
+        """Keep an answer for later gateways."""
+        await self._recorder.record_answer(compute_work_key(self._scope, key), answer)
+
+    async def _load_leftovers(self) -> Leftovers:
+        if self._leftovers is None:
+            self._leftovers = asyncio.create_task(self._request_leftovers())
+        return await asyncio.shield(self._leftovers)
+
+    async def _request_leftovers(self) -> Leftovers:
+        try:
+            leftovers: Leftovers = await asyncio.wait_for(call_store(self._store.list_leftovers), LEFTOVERS_S)
+        except Exception as error:  # noqa: BLE001 - the service works without the store
+            log.warning("the work of an earlier gateway is not available: %r", error)
+            return Leftovers()
+        return leftovers
+
+    async def _ask(self, method: Any, *args: Any) -> Any:
+        """Call the store; None if it is away."""
+        try:
+            return await call_store(method, *args)
+        except Exception as error:  # noqa: BLE001 - as above; the work is then done again
+            log.warning("the work of an earlier gateway is not available: %r", error)
+            return None
+
+
+def compute_work_scope(config: JudgeConfig) -> str:
+    """Hash the configuration of a judge: work of another one, before an update of the service, does not count."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()
+
+
+def compute_work_key(scope: str, name: str) -> str:
+    """Hash the name of a piece of work; the store never sees a client's idempotency key."""
+    return hashlib.sha256(f"{scope} {name}".encode()).hexdigest()
+
+
+async def call_store(method: Any, *args: Any) -> Any:
+    """Call a method of the store through its handle."""
+    # In a new context, as for the calls of `ReplicaSender`.
+    response = Context().run(method.remote, *args)
+    return await response
