@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flex_judge
-from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
+from flex_judge.judges.engines.hardware import GIB, count_cpus, has_accelerators, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.reward.serving import CLUSTER_VARIABLE
@@ -40,6 +40,11 @@ class Cluster:
     """Whether this process started the cluster, and ends it."""
     metrics: tuple[str, ...] = ()
     """URLs of the nodes' metrics for Prometheus."""
+
+
+def preview_local_cluster() -> Cluster | None:
+    """Describe the cluster that `connect()` would start; None on a machine with GPUs, which only Ray can count."""
+    return None if has_accelerators() else Cluster(float(_count_local_cpus()), gpus=0.0, local=True)
 
 
 def is_raylet_gone() -> bool:
@@ -75,7 +80,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     # A busy replica may take longer than Serve's default of 0.1 s to report its queue length. Its prompts would then go
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
-    if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
+    if address and _is_local_address(address) and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
 
@@ -100,6 +105,11 @@ def check_address(address: str) -> None:
         ClusterError: nothing listens at the address.
     """
     if address == "auto":
+        if not os.environ.get("RAY_ADDRESS") and not _find_local_cluster():
+            raise ClusterError(
+                "no Ray cluster runs on this machine; start one with: ray start --head, name one with --address "
+                "HOST:PORT, or leave --address out"
+            )
         return
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
@@ -112,13 +122,35 @@ def check_address(address: str) -> None:
         ) from e
 
 
-def check_memory(needed_gib: float, consumer: str) -> None:
-    """Raise UsageError if less memory is free than the named consumer needs."""
+def _find_local_cluster() -> bool:
+    """Whether a Ray cluster runs on this machine."""
+    import psutil
+
+    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
+
+
+def _is_local_address(address: str) -> bool:
+    """Whether an address belongs to this machine: a local Ray listens at the machine's own network address."""
+    host = address.rpartition(":")[0]
+    if address == "auto" or host in LOOPBACK:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host.strip("[]"), 0))  # possible only for an address of this machine
+            return True
+    except OSError:
+        return False
+
+
+def check_memory(
+    needed_gib: float, consumer: str, hint: str = "use fewer --replicas, or --engine transformers"
+) -> None:
+    """Raise UsageError if less memory is free than the named consumer needs; `hint` says how to need less."""
     free = measure_available_memory() / GIB
     if free < needed_gib:
         raise UsageError(
             f"{consumer} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
-            "use fewer --replicas, or --engine transformers, or free some memory"
+            f"{hint}, or free some memory"
         )
 
 
@@ -128,7 +160,7 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
         try:
             ray_module.init(
                 address="local",
-                num_cpus=max(2, count_cpus()),  # two replicas must fit on a single core too
+                num_cpus=_count_local_cpus(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 namespace=NAMESPACE,
@@ -144,6 +176,10 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
                 raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}") from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
+
+
+def _count_local_cpus() -> int:
+    return max(2, count_cpus())  # two replicas must fit on a single core too
 
 
 def _check_working_folder() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
-from flex_judge.judges.engines import load_engine, resolve_engine
+from flex_judge.experiments.common import start_checks
+from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
     NotRecordedError,
@@ -21,7 +22,7 @@ from flex_judge.judges.errors import (
 )
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.models import check_model
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 
 if TYPE_CHECKING:
@@ -104,14 +105,15 @@ class JudgeResult:
 def check_judge(config: JudgeRun) -> None:
     """Check that the judge can be loaded, without loading it.
 
-    Downloads nothing except the adapter.
+    Downloads no weights except those of the adapter.
 
     Raises:
         UsageError: The judge cannot be loaded.
     """
-    if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
+    if config.replay:
         return
-    check_model(config.judge.engine.model, config.judge.engine.adapter)
+    start_checks.check_judge(JudgeConfig(config.judge.engine, config.build_settings(config.judge.engine.model)))
+    start_checks.check_engine_memory([config.judge.engine], "the judge", "use a smaller model", uses_ray=False)
 
 
 def judge_rows(

@@ -13,9 +13,7 @@ from typing import TextIO
 
 from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.common.console import reserve_stdout
-from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import ClusterError
-from flex_judge.judges.models import check_model
 from flex_judge.reward.serving.cluster import Cluster, check_address, connect, is_raylet_gone
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
@@ -36,9 +34,7 @@ def main(config: ServeRun) -> int:
     Raises:
         UsageError: Bad input; nothing was started.
     """
-    engine = config.service.judge.engine
-    if resolve_engine(engine.engine) != "scripted":
-        check_model(engine.model)
+    config.check_start()
     if config.address:
         check_address(config.address)
     else:

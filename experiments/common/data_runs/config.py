@@ -13,10 +13,15 @@ from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, JudgeFlags
-from flex_judge.judges.engines import resolve_engine
+from flex_judge.experiments.common.start_checks import (
+    check_columns,
+    check_engine_memory,
+    check_judge,
+    check_policy_access,
+)
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import check_model, identify_model
+from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
@@ -195,6 +200,7 @@ class DataFlags(JudgeFlags):
             next(questions.read_range(0, 1))  # raises if the task has fewer questions than requested
             return questions
         source = open_source(file)
+        check_columns(source, self.build_columns(file))
         return source if self.prompts is None else FirstRows(source, self.prompts)
 
     @property
@@ -251,13 +257,18 @@ class DataFlags(JudgeFlags):
             UsageError: the judge or the policy is not available, or no cluster answers at its address.
             ServiceUnavailableError: no judge service answers at its URL.
         """
-        _ = self.policy_config  # raises if the policy is not available
+        policy = self.policy_config  # raises if the policy is not available
+        check_policy_access(policy)
         if self.address:
             check_address(self.address)
+        engines = [policy] * self.policy_replicas if policy.url is None else []
         if self.external_judge is not None:
-            self.external_judge.client.health_sync()
-        elif resolve_engine(self.judge.engine.engine) != "scripted":
-            check_model(self.judge.engine.model, self.judge.engine.adapter)
+            self.external_judge.client.check_access_sync()
+        else:
+            check_judge(self.judge_config)
+            engines += [self.engine_config] * self.replicas
+        if engines and not self.address:
+            check_engine_memory(engines, "this run", "use fewer --replicas and --policy-replicas", uses_ray=True)
 
     @property
     def external_judge(self) -> RemoteJudge | None:
