@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,14 @@ from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.policies.config import ENDPOINT_ENGINE, PolicyConfig, load_policy
 from flex_judge.judges.concurrency import run_in_background
-from flex_judge.judges.engines import check_engine, resolve_engine
+from flex_judge.judges.engines import ENGINES, check_engine, resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.hardware import GIB, has_accelerators
-from flex_judge.judges.errors import AccessError, ServiceUnavailableError, UsageError
+from flex_judge.judges.errors import AccessError, EngineLostError, ServiceUnavailableError, UsageError
 from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.reward.client.client import HEALTH_TIMEOUT_S, KEY_VARIABLE, JudgeClient
+from flex_judge.reward.client.retry import describe_no_response
 from flex_judge.reward.serving.cluster import check_memory
 
 CHECKED_ROWS = 20
@@ -41,6 +44,28 @@ def check_judge(judge: JudgeConfig) -> None:
         )
 
 
+def check_models(policies: Sequence[PolicyConfig], judges: Sequence[JudgeConfig | JudgeClient], is_local: bool) -> None:
+    """Check the models of a run over prompts.
+
+    Args:
+        policies: configuration of the policy, once per replica.
+        judges: configuration of the judge, once per replica, or the client of a running service.
+        is_local: whether the replicas run on this machine.
+
+    Raises:
+        JudgeError: a model cannot be loaded, a service cannot be used, or the replicas do not fit into the memory.
+    """
+    check_policy_access(policies[0])
+    engines: list[EngineConfig] = [policy for policy in policies if policy.kind != ENDPOINT_ENGINE]
+    if isinstance(judges[0], JudgeConfig):
+        check_judge(judges[0])
+        engines += [judge.engine for judge in judges if isinstance(judge, JudgeConfig)]
+    else:
+        check_service_access(judges[0])
+    if engines and is_local:
+        check_engine_memory(engines, "this run", "use fewer --replicas and --policy-replicas", uses_ray=True)
+
+
 def check_engine_memory(engines: Sequence[EngineConfig], command: str, hint: str, uses_ray: bool) -> None:
     """Check that engines on the CPUs of this machine fit into its free memory.
 
@@ -59,7 +84,9 @@ def check_engine_memory(engines: Sequence[EngineConfig], command: str, hint: str
 
 def estimate_memory_gib(engines: Sequence[EngineConfig]) -> float:
     """Estimate the least memory of engines on CPUs in GiB; the weights of a hub model are unknown and not counted."""
-    return sum(ENGINE_GIB.get(resolve_engine(e.engine), 0.0) + _measure_weights_gib(e) for e in engines)
+    # The memory of a policy that another package provides is unknown.
+    known = [engine for engine in engines if engine.engine == "auto" or engine.engine in ENGINES]
+    return sum(ENGINE_GIB.get(resolve_engine(e.engine), 0.0) + _measure_weights_gib(e) for e in known)
 
 
 def check_policy_access(config: PolicyConfig) -> None:
@@ -70,14 +97,38 @@ def check_policy_access(config: PolicyConfig) -> None:
         ServiceUnavailableError: the endpoint does not answer.
     """
     if config.kind == ENDPOINT_ENGINE:
-        from flex_judge.judges.errors import EngineLostError
-
         try:
             run_in_background(load_policy(config).check_health())
         except EngineLostError as e:
             raise ServiceUnavailableError(f"--policy-url: {e}") from e
         except AccessError as e:
             raise AccessError(f"--policy-url: {e}") from e
+
+
+def check_service_access(client: JudgeClient) -> None:
+    """Check that a judge service is healthy and accepts the key of a client.
+
+    Raises:
+        ServiceUnavailableError: the service does not answer, or is starting or draining.
+        AccessError: the service rejects the key.
+    """
+    import httpx
+
+    client.health_sync()
+    key = client.api_key or os.environ.get(KEY_VARIABLE, "").strip()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    # The health report needs no key. An empty request does, and judges nothing.
+    try:
+        response = httpx.post(
+            f"{client.url}/v1/judge", json={"comparisons": []}, headers=headers, timeout=HEALTH_TIMEOUT_S
+        )
+    except httpx.TransportError as e:
+        raise ServiceUnavailableError(f"{client.url}: {describe_no_response(e)}") from e
+    if response.status_code in (401, 403):
+        given = "the key is not accepted" if key else "the service needs a key"
+        raise AccessError(
+            f"{client.url}: {response.status_code}: {given}; give the right one with --judge-key or {KEY_VARIABLE}"
+        )
 
 
 def check_columns(source: Source, columns: PromptColumns) -> None:

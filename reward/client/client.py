@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
-from flex_judge.judges.errors import AccessError, ServiceTimeoutError, ServiceUnavailableError, UsageError
+from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Comparison
@@ -125,18 +125,6 @@ class JudgeClient:
     def rewards_sync(self, samples: Sequence[Sample], spec: RewardSpec | None = None) -> list[Reward]:
         """Compute rewards from code without an event loop, see `rewards`."""
         return run_in_background(self._request_rewards(samples, spec or RewardSpec()))
-
-    def check_access_sync(self) -> dict[str, Any]:
-        """Check that the service is healthy and accepts the key, from code without an event loop.
-
-        Returns:
-            The health report.
-
-        Raises:
-            ServiceUnavailableError: the service does not respond, or is starting or draining.
-            AccessError: the service rejects the key.
-        """
-        return run_in_background(self._check_access())
 
     def health_sync(self) -> dict[str, Any]:
         """Request the health report from code without an event loop, see `health`."""
@@ -253,20 +241,6 @@ class JudgeClient:
             return await connection.get_health(connection.loop.time() + min(HEALTH_TIMEOUT_S, self.deadline_s))
         except NoResponseError as e:
             raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e
-
-    async def _check_access(self) -> dict[str, Any]:
-        report = await self._request_health()
-        connection = self._get_connection()
-        try:
-            # The health report needs no key. An empty request does, and judges nothing.
-            await connection.post("/v1/judge", {"comparisons": []}, {}, connection.loop.time() + HEALTH_TIMEOUT_S)
-        except AccessError:
-            raise
-        except NoResponseError as e:
-            raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e
-        except UsageError:
-            pass  # the service accepts the key, and rejects the request because it is empty
-        return report
 
     def _get_connection(self) -> Connection:
         """Return this process's connection, opened on first use. Call only in the background event loop."""

@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flex_judge
 from flex_judge.judges.engines.hardware import GIB, count_cpus, has_accelerators, measure_available_memory
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
-START_TRIES = 2
+START_TIMEOUT_S = 180.0
+"""Default time limit for a local Ray to start. Ray's own limit of 30 s is too short for a busy machine."""
+START_POLL_S = 0.5
+GCS_WAIT_VARIABLE = "RAY_gcs_server_port_wait_time_s"
+SPARE_CPUS = 2
+"""CPUs of a local Ray beyond those of the machine. Replicas reserve all of the latter, and other commands that join the
+cluster need some too; a reservation is only a count, and limits no process."""
 PACKAGE = "flex_judge"
 LOOPBACK = ("localhost", "127.0.0.1")
 
@@ -38,6 +45,8 @@ class Cluster:
     gpus: float
     local: bool
     """Whether this process started the cluster, and ends it."""
+    address: str = ""
+    """Address at which other commands join it with `--address`."""
     metrics: tuple[str, ...] = ()
     """URLs of the nodes' metrics for Prometheus."""
 
@@ -56,11 +65,12 @@ def is_raylet_gone() -> bool:
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S) -> Iterator[Cluster]:
     """Connect to a cluster until the block ends.
 
     Args:
         address: `host:port` or `auto` of a running cluster; None starts a local one and stops it at the end.
+        start_timeout_s: maximum time for a local Ray to start, in seconds.
 
     Raises:
         ClusterError: there is no Ray cluster of the installed Ray version at the address.
@@ -89,12 +99,14 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
             _join_cluster(ray, address)
         else:
             stack.enter_context(_run_cleanup_process())
-            _start_ray(ray)
+            _start_ray(ray, start_timeout_s)
         stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
         ports = [(n["NodeManagerAddress"], n["MetricsExportPort"]) for n in ray.nodes() if n["Alive"]]
         metrics = tuple(f"http://{host}:{port}/metrics" for host, port in ports)
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address, metrics=metrics)
+        gcs_address = ray.get_runtime_context().gcs_address
+        cpus = resources.get("CPU", 0.0) - (0 if address else SPARE_CPUS)
+        yield Cluster(cpus, resources.get("GPU", 0.0), local=not address, address=gcs_address, metrics=metrics)
 
 
 def check_address(address: str) -> None:
@@ -154,28 +166,56 @@ def check_memory(
         )
 
 
-def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
-    # Started twice at most: on a busy machine, the first start may exceed Ray's own time limit.
-    for tries_left in reversed(range(START_TRIES)):
+def _start_ray(ray_module: ray, timeout_s: float) -> None:  # type: ignore[valid-type]
+    deadline = time.monotonic() + timeout_s
+    while True:
         try:
-            ray_module.init(
-                address="local",
-                num_cpus=_count_local_cpus(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with _extend_start(deadline):
+                ray_module.init(
+                    address="local",
+                    num_cpus=_count_local_cpus() + SPARE_CPUS,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
             break
         except Exception as e:
-            # If its processes do not start within 30 s, Ray raises a plain Exception; all other types are re-raised.
+            # Ray raises a plain Exception if its processes do not start in time; all other types are re-raised.
             if type(e) is not Exception:
                 raise
-            if not tries_left:
-                raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}") from e
+            if time.monotonic() >= deadline:
+                raise ClusterError(
+                    f"a local Ray did not start within {timeout_s:g} s: {get_first_line(e, 200)}; if the machine is "
+                    "busy, raise --start-timeout-s"
+                ) from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
+
+
+@contextmanager
+def _extend_start(deadline: float) -> Iterator[None]:
+    """Make `ray.init` wait for its node until the deadline; Ray has no setting for its limit of 30 s."""
+    from ray._private import services
+
+    os.environ[GCS_WAIT_VARIABLE] = str(max(1, round(deadline - time.monotonic())))
+    get_node = services.get_node
+
+    def wait_for_node(*args: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return get_node(*args, **options)
+            except RuntimeError as e:
+                if time.monotonic() >= deadline:
+                    raise Exception(get_first_line(e, 200)) from e  # as Ray does
+            time.sleep(START_POLL_S)
+
+    services.get_node = wait_for_node
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 def _count_local_cpus() -> int:

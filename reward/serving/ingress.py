@@ -59,10 +59,12 @@ class JudgeGateway:
     requests.
     """
 
-    def __init__(self, handle: Any, config: GatewayConfig, max_requests: int, name: str) -> None:
+    def __init__(
+        self, handle: Any, config: GatewayConfig, max_requests: int, name: str, model: str, replicas: int
+    ) -> None:
         metrics = PrometheusMetrics(name)
         dispatcher = Dispatcher(ReplicaSender(handle), max_requests, metrics)
-        self._name = name
+        self._name, self._model, self._min_replicas = name, model, replicas
         self._gateway = Gateway(dispatcher.judge, config, metrics, self._get_replica_health)
         self._health_report: dict[str, Any] = {}
         self._health_at = -HEALTH_CACHE_S
@@ -94,7 +96,13 @@ class JudgeGateway:
         application = serve.status().applications.get(self._name)
         deployment = application.deployments.get(JudgeReplica.__name__) if application else None
         states = deployment.replica_states if deployment else {}
-        return {"replicas": states.get(ReplicaState.RUNNING, 0)}
+        wanted = sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
+        return {
+            "model": self._model,
+            "replicas": states.get(ReplicaState.RUNNING, 0),
+            # Before Serve has created the replicas there are none to count.
+            "replicas_wanted": max(wanted, self._min_replicas),
+        }
 
 
 LATENCY_BUCKETS_S = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from flex_judge.judges.concurrency import run_concurrently
@@ -19,7 +20,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
-from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
+from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ReportReplicas, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
 from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
 from flex_judge.reward.serving.replica import JudgeReplica
@@ -60,15 +61,18 @@ class JudgeService:
     async def __aexit__(self, *error: object) -> None:
         await self._application.remove_async()
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, report: ReportReplicas | None = None) -> None:
         """Wait until every replica can judge.
+
+        Args:
+            report: receives the number of running replicas while they start.
 
         Raises:
             ClusterError: a replica could not be started; the message says why.
         """
         from ray import serve
 
-        await self._application.wait_until_ready()
+        await self._application.wait_until_ready(report)
         if self.config.gateway is not None:
             # The first call through a handle takes a second. It is made here, as `drain` must act immediately.
             self._gateway = serve.get_deployment_handle(JudgeGateway.__name__, self.config.name)
@@ -124,6 +128,11 @@ def create_dispatcher(config: ServiceConfig) -> Dispatcher:
     return Dispatcher(ReplicaSender(handle), config.max_requests)
 
 
+def _name_model(model: str) -> str:
+    """Return the public name of a model: the last folder of a local path."""
+    return PurePath(model).name if model.startswith(("/", ".", "~")) else model
+
+
 def build(args: dict[str, Any]) -> Any:
     """Build the application, as called by `serve run`, `serve deploy` and KubeRay.
 
@@ -162,7 +171,14 @@ def application(config: ServiceConfig) -> Any:
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         logging_config=QUIET,
     )
-    return gateway.bind(replicas, config.gateway, config.max_requests, config.name)
+    return gateway.bind(
+        replicas,
+        config.gateway,
+        config.max_requests,
+        config.name,
+        _name_model(config.judge.engine.model),
+        config.replica_range[0],
+    )
 
 
 def _build_replicas(config: ServiceConfig) -> Any:

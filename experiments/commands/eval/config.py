@@ -8,12 +8,12 @@ from typing import Any
 
 from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JudgeFlags
+from flex_judge.experiments.common.judge_config import JudgeFlags, start_timeout_setting
 from flex_judge.experiments.common.start_checks import check_engine_memory, check_judge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address, preview_local_cluster
 from flex_judge.reward.serving.config import ServiceConfig
@@ -66,6 +66,7 @@ class EvalRun(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(_RUN)
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=_RUN
     )

@@ -9,12 +9,17 @@ from typing import Annotated
 from annotated_types import Interval
 
 from flex_judge.experiments.common.flags import setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, set_think_budget, think_tokens_setting
+from flex_judge.experiments.common.judge_config import (
+    JUDGE_SECTION,
+    set_think_budget,
+    start_timeout_setting,
+    think_tokens_setting,
+)
 from flex_judge.experiments.common.start_checks import check_engine_memory, check_judge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.validation.classes import PositiveInt, settings_class
+from flex_judge.judges.validation.classes import PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.server.config import GatewayConfig
@@ -47,6 +52,7 @@ class ServeRun:
         metavar="HOST:PORT",
         group=PLACEMENT,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(PLACEMENT)
     host: str = setting(
         "127.0.0.1", "Address to listen on; 0.0.0.0 for all interfaces", metavar="HOST", group=PLACEMENT
     )

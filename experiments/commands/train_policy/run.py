@@ -41,9 +41,10 @@ from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.commands.train_policy.view import print_policy_training
 from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
 from flex_judge.experiments.common.flags import load_config
+from flex_judge.experiments.common.progress import uses_json_progress
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
 from flex_judge.experiments.common.reporting.wording import format_count
-from flex_judge.experiments.common.start_checks import check_judge
+from flex_judge.experiments.common.start_checks import check_judge, check_service_access
 from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
@@ -131,15 +132,21 @@ class PolicyTraining(TrainingRun):
         if uses_service:
             check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
-            RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client.check_access_sync()
+            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client)
             return
         # The file configures the judge of the evaluation and, for grpo, the service; their other settings differ.
         judge = {name: value for name in ("judge", "judge_adapter") if (value := getattr(recipe, name)) is not None}
         if self.held_out:
-            check_judge(load_config(BestOfNRun, Namespace(config=recipe.judge_config, **judge)).judge_config)
+            check_judge(
+                load_config(
+                    BestOfNRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **judge)
+                ).judge_config
+            )
         if self.flags.kind.name == "grpo":
             service = {"adapter" if "adapter" in name else "model": value for name, value in judge.items()}
-            load_config(ServeRun, Namespace(config=recipe.judge_config, **service)).check_start()
+            load_config(
+                ServeRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **service)
+            ).check_start()
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
             raise UsageError(
                 "--judge-url is missing: this process trains on the accelerator, so the judge needs another one; start "
@@ -203,7 +210,8 @@ class PolicyTraining(TrainingRun):
     def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
-            tune_dpo(flags.model, flags.args, rows)
+            with self._show_training():
+                tune_dpo(flags.model, flags.args, rows)
             return
         from flex_judge.reward.trl import JudgeReward
 
@@ -230,7 +238,8 @@ class PolicyTraining(TrainingRun):
                 # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
-            tune_grpo(flags.model, flags.args, rows, reward)
+            with self._show_training():
+                tune_grpo(flags.model, flags.args, rows, reward)
 
     def _write_summary(self) -> dict[str, Any]:
         folder, held_out = self.folder, self.held_out

@@ -12,20 +12,22 @@ from flex_judge.alignment.pipeline.models import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, JudgeFlags
-from flex_judge.experiments.common.start_checks import (
-    check_columns,
-    check_engine_memory,
-    check_judge,
-    check_policy_access,
-)
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, JudgeFlags, start_timeout_setting
+from flex_judge.experiments.common.start_checks import check_columns, check_models
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
-from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    settings_class,
+)
 from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
 
@@ -146,6 +148,7 @@ class DataFlags(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(_RUN)
     retry_rejected: bool = setting(
         False,
         "Retry prompts that an earlier run rejected, and with them their whole shards",
@@ -249,26 +252,22 @@ class DataFlags(JudgeFlags):
         return config
 
     def check_models(self) -> None:
-        """Check the models and addresses before anything is started.
-
-        Loads no models. Downloads no weights except adapters.
+        """Check the models, addresses and memory before anything is started; downloads no weights except adapters.
 
         Raises:
             UsageError: the judge or the policy is not available, or no cluster answers at its address.
             ServiceUnavailableError: no judge service answers at its URL.
         """
-        policy = self.policy_config  # raises if the policy is not available
-        check_policy_access(policy)
         if self.address:
             check_address(self.address)
-        engines = [policy] * self.policy_replicas if policy.url is None else []
-        if self.external_judge is not None:
-            self.external_judge.client.check_access_sync()
-        else:
-            check_judge(self.judge_config)
-            engines += [self.engine_config] * self.replicas
-        if engines and not self.address:
-            check_engine_memory(engines, "this run", "use fewer --replicas and --policy-replicas", uses_ray=True)
+        judge = self.judge_config if self.external_judge is None else self.external_judge.client
+        policies, judges = [self.policy_config] * self.policy_replicas, [judge] * self.replicas
+        check_models(policies, judges, is_local=not self.address)
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether the run needs a cluster; endpoints of policy and judge are reached from this process."""
+        return self.address is not None or self.policy_url is None or self.judge_url is None
 
     @property
     def external_judge(self) -> RemoteJudge | None:
