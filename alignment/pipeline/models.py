@@ -41,6 +41,18 @@ class ServedModels:
 
 
 @dataclass(frozen=True)
+class OpenModels:
+    """Models that are open already, in a run without a cluster."""
+
+    policy: Policy
+    ask_judge: JudgeFunction
+
+    async def open(self) -> tuple[Policy, JudgeFunction]:
+        """Return them."""
+        return self.policy, self.ask_judge
+
+
+@dataclass(frozen=True)
 class LocalModels:
     """Models loaded in the worker's own process."""
 

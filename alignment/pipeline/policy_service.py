@@ -13,7 +13,7 @@ from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.types import Message
 from flex_judge.judges.validation.classes import NonNegativeFloat, PositiveInt, settings_class
-from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, ServeApplication
+from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, ReportReplicas, ServeApplication
 from flex_judge.reward.serving.replica import exit_process_tree
 
 MAX_TRIES = 3
@@ -108,13 +108,16 @@ class PolicyService:
     async def __aexit__(self, *error: object) -> None:
         await self._application.remove_async()
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, report: ReportReplicas | None = None) -> None:
         """Wait until every replica can sample.
+
+        Args:
+            report: Receives the number of running replicas while they start.
 
         Raises:
             ClusterError: A replica could not be started; the message gives the reason.
         """
-        await self._application.wait_until_ready()
+        await self._application.wait_until_ready(report)
 
 
 class RemotePolicy:

@@ -1,16 +1,17 @@
-"""Run a job on Ray Data: shards in parallel and in any order, each completed exactly once."""
+"""Run a job on Ray Data, or in this process: shards in parallel and in any order, each completed exactly once."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from flex_judge.alignment.pipeline.job import Job
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
 from flex_judge.alignment.pipeline.worker import ShardWorker
+from flex_judge.judges.concurrency import run_concurrently
 from flex_judge.judges.errors import ClusterError, JudgeError
 
 
@@ -95,6 +96,28 @@ async def stream_reports(job: Job) -> AsyncGenerator[ShardReport, None]:
         if isinstance(report, BaseException):
             raise report
         yield report
+
+
+async def stream_local_reports(job: Job) -> AsyncGenerator[ShardReport, None]:
+    """Process all pending shards in this process, without Ray, and yield a report as each one is done.
+
+    Raises:
+        JudgeError: An error that concerns every row, such as a key that is rejected. Finished shards are kept.
+    """
+    worker = ShardWorker(job)
+    pending = list_pending_shards(ShardFolder(job.folder), job.shard_count, job.retry_rejected)
+
+    async def process_shard(shard: int) -> ShardReport | JudgeError:
+        try:
+            return await worker.process_shard(shard)
+        except JudgeError as e:
+            return e  # returned, because `run_concurrently` would finish all other shards before it raised some types
+
+    async with aclosing(run_concurrently(pending, process_shard, job.shards_at_once)) as results:
+        async for _, result in results:
+            if isinstance(result, JudgeError):
+                raise result
+            yield result
 
 
 def _silence_ray_data() -> None:

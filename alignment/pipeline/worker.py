@@ -12,6 +12,7 @@ from typing import Any
 from flex_judge.alignment.data.prompts import parse_prompt_row
 from flex_judge.alignment.pipeline.job import InvalidInputError, Job, RowResult, Work, WorkStats
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
+from flex_judge.alignment.pipeline.tally import open_tally
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import (
     AccessError,
@@ -86,6 +87,7 @@ class ShardWorker:
         rows = await asyncio.to_thread(lambda: list(source.read_range(start, stop, columns.needs_column)))
         # The first fatal error cancels the other rows.
         results = await gather_all(self._process_row(work, row, n) for n, row in enumerate(rows, start + 1))
+        open_tally(self._job.folder).write()  # before the report, after which nobody reads the counts
         tables: dict[str, list[Mapping[str, Any]]] = {name: [] for name in (*self._job.plan.tables, FAILED_TABLE)}
         stats: WorkStats | None = None
         failed: Counter[str] = Counter()
@@ -131,7 +133,8 @@ class ShardWorker:
                 problem = to_one_line(e) or f"{where}: does not fit into memory"
                 return _FailedRow(_find_id(data, self._job.columns.id), INVALID, problem)
             try:
-                result = await work(row)
+                with open_tally(self._job.folder).count_row():
+                    result = await work(row)
             # Before UsageError, which is the base class of AccessError.
             except FATAL_ERRORS:
                 raise

@@ -12,11 +12,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.policies.base import Policy
-from flex_judge.judges.engines import ENGINES, load_engine, resolve_engine
+from flex_judge.judges.engines import ENGINES, check_engine, load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
-from flex_judge.judges.models import check_model
 from flex_judge.judges.validation.classes import PositiveFloat, settings_class
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def check_policy(config: PolicyConfig) -> None:
         _make_openai_policy(config)  # checks url and key, but does not connect yet
     elif config.kind == "auto" or config.kind in ENGINES:
         _reject_settings(config, ("url", "api_key", "options"), "is for engine openai or an external policy only")
-        if resolve_engine(config.engine) in ("vllm", "transformers"):
-            check_model(config.model)
+        check_engine(config)
     else:
         _find_entry_point(config.kind)
 

@@ -102,9 +102,13 @@ class Endpoint:
                 await asyncio.sleep(delay)
 
     async def check_health(self) -> None:
-        """Raise EngineLostError if the endpoint does not respond.
+        """Check that the endpoint responds and accepts the key.
 
-        Any status below 500 counts as healthy, because not every endpoint lists its models.
+        Any other status below 500 counts as healthy, because not every endpoint lists its models.
+
+        Raises:
+            AccessError: The endpoint rejects the key.
+            EngineLostError: The endpoint does not respond, or fails.
         """
         import httpx
 
@@ -112,6 +116,8 @@ class Endpoint:
             response = await self._http.get(f"{self._url}/models", timeout=HEALTH_TIMEOUT_S)
         except httpx.RequestError as e:
             raise EngineLostError(f"{self._url}: {describe_no_response(e)}; check that the endpoint is running") from e
+        if response.status_code in (401, 403):
+            raise self._make_error(response)
         if response.status_code >= 500:
             raise EngineLostError(f"{self._url}: {response.status_code}: {self._summarize_error(response)}")
 

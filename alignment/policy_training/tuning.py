@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
 Result = TypeVar("Result")
+_callbacks: ContextVar[tuple[Any, ...]] = ContextVar("callbacks", default=())
 TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
 """Errors that TRL raises for unsuitable settings or data."""
 LOG_FILE = "training.json"
@@ -204,7 +207,16 @@ def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
         UsageError: TRL rejects a setting or the data, no row is short enough to train on, or the model would not be
             saved.
     """
+    callbacks = _callbacks.get()
+    if callbacks:
+        arguments["args"].disable_tqdm = True
     trainer = _call_trl(kind, **arguments)
+    if callbacks:
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        for callback in callbacks:
+            trainer.add_callback(callback)  # type: ignore[attr-defined]
     rows = trainer.train_dataset  # type: ignore[attr-defined]
     # Streaming data sets have no length.
     if hasattr(rows, "__len__") and not len(rows):
@@ -212,6 +224,16 @@ def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
         raise UsageError(f"--max_length {limit}: no row is left to train on, because every prompt is longer; raise it")
     trainer.check_saves()
     return trainer
+
+
+@contextmanager
+def use_callbacks(*callbacks: Any) -> Iterator[None]:
+    """Add callbacks of transformers to all trainers that are built in the block, and leave out its progress bars."""
+    token = _callbacks.set(callbacks)
+    try:
+        yield
+    finally:
+        _callbacks.reset(token)
 
 
 def _call_trl(function: Callable[..., Result], *arguments: Any, **keywords: Any) -> Result:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+
+_terminals = [2]
+"""Descriptors of the original standard error, one more for each redirection."""
 
 
 @contextmanager
@@ -23,19 +25,19 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
     Yields:
         A console on the original standard error.
     """
-    from rich.console import Console
-
     # Flush first: buffered text would end up in the log instead of on the terminal.
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     terminal = os.fdopen(os.dup(saved[1]), "w", encoding="utf-8")
+    _terminals.append(saved[1])
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
-        yield Console(file=terminal)
+        yield build_console(terminal)
     finally:
+        _terminals.pop()
         sys.stdout.flush()
         sys.stderr.flush()
         terminal.close()
@@ -65,41 +67,31 @@ def reserve_stdout() -> Iterator[TextIO]:
         os.close(original)
 
 
-def build_progress(console: Console) -> Progress:
-    """Build progress bars with rate and remaining time."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
+def get_terminal() -> int:
+    """Return the descriptor of the original standard error, also while `redirect_libraries` is active."""
+    return _terminals[-1]
 
-    class Rate(TextColumn):
-        """Column with the recent rate per minute and the remaining time."""
 
-        def __init__(self) -> None:
-            super().__init__("")
-            self._left = TimeRemainingColumn(compact=True)
+def print_status(text: str) -> None:
+    """Print a line for people on the original standard error."""
+    sys.stderr.flush()
+    os.write(get_terminal(), f"flex-judge: {text}\n".encode(errors="backslashreplace"))
 
-        def render(self, task: Task) -> Text:
-            """Render the column; empty for tasks without a measurable rate."""
-            # A single step has no meaningful rate.
-            if task.finished or not task.speed or not task.total or task.total < 2:
-                return Text("")
-            return Text(f"{60 * task.speed:.0f}/min, ") + self._left.render(task) + Text(" left")
 
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        Rate(),
-        console=console,
-        speed_estimate_period=300,  # seconds; judgments finish in bursts, so a short window would jump
-    )
+def build_console(file: TextIO) -> Console:
+    """Build a console for a stream, as wide as the terminal of that stream."""
+    from rich.console import Console, ConsoleDimensions
+
+    class StreamConsole(Console):
+        """Console that measures its own stream; rich measures the standard streams, which may be redirected."""
+
+        @property  # type: ignore[misc]
+        def size(self) -> ConsoleDimensions:
+            """Columns and lines of the terminal."""
+            try:
+                columns, lines = os.get_terminal_size(file.fileno())
+            except (OSError, ValueError):
+                return super().size
+            return ConsoleDimensions(columns, lines) if columns else super().size
+
+    return StreamConsole(file=file)

@@ -16,6 +16,7 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flex_judge.experiments.common.progress import JSON_FLAG, JSON_HELP, set_json_progress
 from flex_judge.judges.errors import UsageError, suggest_name, to_one_line
 from flex_judge.judges.validation.classes import Metavar
 from flex_judge.judges.validation.flat import Setting, SettingsSection, build_settings, flatten_settings
@@ -45,7 +46,7 @@ def format_flag(name: str) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapping[str, Any] | None = None) -> None:
-    """Add `--config` and one flag per setting of `config`.
+    """Add `--config`, `--json-progress` and one flag per setting of `config`.
 
     Args:
         parser: parser to extend.
@@ -53,6 +54,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
         defaults: defaults to show instead of the fields' own; pass the same to `load_config`.
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags override it")
+    parser.add_argument(JSON_FLAG, action="store_true", help=JSON_HELP)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, declared in flatten_settings(config, SettingsSection(defaults=defaults or {})).items():
         group: argparse._ActionsContainer = parser
@@ -88,6 +90,7 @@ def load_config(
     Raises:
         UsageError: the file cannot be read or has an unknown setting; a value has the wrong type or is out of range.
     """
+    set_json_progress(getattr(arguments, "json_progress", False))
     settings = flatten_settings(config)
     values = _load_yaml(settings, Path(arguments.config)) if arguments.config else {}
     flags = {name: value for name, value in vars(arguments).items() if name in settings}

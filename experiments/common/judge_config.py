@@ -16,6 +16,7 @@ from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
+from flex_judge.reward.serving.cluster import START_TIMEOUT_S
 
 THINK_TOKENS, EMBEDDED_THINK_TOKENS = 4096, 128
 """Thinking budgets in tokens: the published one, and one for embedded models, which were not trained to reason long."""
@@ -44,6 +45,11 @@ def think_tokens_setting() -> Any:
         metavar="N",
         group=JUDGING,
     )
+
+
+def start_timeout_setting(group: str) -> Any:
+    """Declare the setting `start_timeout_s` of commands that start a local Ray."""
+    return setting(START_TIMEOUT_S, "Maximum time for a local Ray to start, in seconds", metavar="S", group=group)
 
 
 def set_think_budget(settings: JudgeSettings, model: str, max_think_tokens: int | None) -> JudgeSettings:

@@ -18,6 +18,12 @@ CONFIG_HELP = (
 PROCESSES_HELP = "Number of processes with --accelerate_config (default: taken from the configuration)."
 
 
+def add_launch_flags(parser: ArgumentParser) -> None:
+    """Declare the launcher's flags for the help; `build_launch_command` removes them before training starts."""
+    parser.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
+    parser.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
+
+
 def build_launch_command(name: str, argv: Sequence[str]) -> list[str] | None:
     """Build the command line that starts a training command under accelerate.
 

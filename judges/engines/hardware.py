@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 GIB = 1 << 30
+ACCELERATOR_TRACES = ("dev/nvidia*", "dev/kfd", "dev/accel*", "dev/dxg", "dev/dri/render*", "proc/driver/nvidia/gpus/*")
+"""Files that drivers of accelerators create."""
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86 AVX-512, x86 AMX, Arm
 
 
@@ -48,6 +50,11 @@ def has_native_bfloat16() -> bool:
         if line.startswith(("flags", "Features")):  # the name on x86 and on Arm
             return not set(_BF16_FLAGS).isdisjoint(line.split())
     return False
+
+
+def has_accelerators() -> bool:
+    """Return whether there is any sign of a GPU or another accelerator. Imports nothing."""
+    return any(list(Path("/").glob(pattern)) for pattern in ACCELERATOR_TRACES)
 
 
 def count_cuda_devices() -> int:

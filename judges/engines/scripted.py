@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
-from flex_judge.judges.errors import EngineLostError, UsageError
+from flex_judge.judges.errors import EngineLostError, UsageError, to_one_line
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.profiles import CHAT, Profile
@@ -107,16 +107,28 @@ def load(config: EngineConfig) -> ScriptedEngine:
     Raises:
         UsageError: no such module or function.
     """
-    module, _, function = config.model.partition(":")
-    try:
-        script = getattr(importlib.import_module(module), function)
-        engine = ScriptedEngine(script, profile=getattr(script, "profile", CHAT))
-    except (ImportError, AttributeError, ValueError) as e:
-        raise UsageError(
-            f"model {config.model!r}: expected a script as module:function, with the module on PYTHONPATH; {e}"
-        ) from e
+    script = load_script(config.model)
+    engine = ScriptedEngine(script, profile=getattr(script, "profile", CHAT))
     engine.model_id = config.model  # so that two scripts do not share the generations in a ledger
     return engine
+
+
+def load_script(name: str) -> Script:
+    """Import the script that `name` gives as `module:function`; loads no model library.
+
+    Raises:
+        UsageError: no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        script = getattr(importlib.import_module(module), function)
+    except Exception as e:  # the module is the user's own code, which may raise anything
+        raise UsageError(
+            f"model {name!r}: expected a script as module:function, with the module on PYTHONPATH; {to_one_line(e)}"
+        ) from e
+    if not callable(script):
+        raise UsageError(f"model {name!r}: expected a function as module:function, got a {type(script).__name__}")
+    return cast(Script, script)
 
 
 @cache

@@ -16,6 +16,7 @@ from flex_judge.judges.models.embedded import EMBEDDED, TunedModel
 
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 BUNDLED_ADAPTER = "adapter"
 """Subfolder of a checkpoint with the LoRA adapter that ships with it."""
 MOL_LLAMA = "mol_llama"
@@ -70,11 +71,32 @@ def check_model(name: str, adapter: str | None = None) -> None:
     if name in EMBEDDED:
         EMBEDDED[name].check_available()
     elif Path(name).expanduser().is_dir():
-        resolve_model(name)
+        _check_folder(name, resolve_model(name))
     else:
         _download_from_hub(name, only="config.json")
     if adapter:
         resolve_adapter(adapter)
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """Raise ModelNotFoundError unless a checkpoint folder has a readable configuration and all its weights."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        indexed = [json.loads(file.read_text(encoding="utf-8"))["weight_map"] for file in folder.glob("*.index.json")]
+        shards = sorted({str(shard) for weight_map in indexed for shard in weight_map.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ModelNotFoundError(f"model {name!r}: its files cannot be read: {get_first_line(e)}") from e
+    if not isinstance(config, dict) or not (config.get("model_type") or config.get("architectures")):
+        raise ModelNotFoundError(f"model {name!r}: its config.json has no model_type; name a checkpoint folder")
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+        raise ModelNotFoundError(
+            f"model {name!r}: the folder lacks {missing[0]} ({len(missing)} of {len(shards)} weight files are missing);"
+            " download or copy it again"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
+        raise ModelNotFoundError(
+            f"model {name!r}: the folder has no weights ({', '.join(WEIGHT_PATTERNS)}); name a checkpoint folder"
+        )
 
 
 def read_model_type(name: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+import flex_judge
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
@@ -34,9 +35,7 @@ __all__ = ["Gateway", "GatewayConfig"]
 T = TypeVar("T")
 HealthFunction = Callable[[], Awaitable[Mapping[str, Any]]]
 ANSWER_MARGIN, MAX_ANSWER_MARGIN_S = 0.1, 2.0
-"""Share of a request's time limit (and its maximum in seconds) that is reserved for building the response.
-
-Comparisons must be ready before it."""
+"""Share of a request's time limit (and its maximum in seconds) that building the response may take after judging."""
 DRAINING_RETRY_AFTER_S = 10.0
 """Retry-After while the service shuts down; another one may have replaced it by then."""
 
@@ -213,7 +212,10 @@ class Gateway:
         """Return whether the service accepts requests, and its health report."""
         details = dict(await self._health()) if self._health is not None else {}
         status = "draining" if self.draining else "starting" if details.get("replicas") == 0 else "ok"
-        return status == "ok", {"status": status, "pending": self.pending, **details}
+        phase = "starting_replicas" if details.get("replicas", 0) < details.get("replicas_wanted", 0) else "ready"
+        phase = phase if status == "ok" else status
+        report = {"status": status, "phase": phase, "version": flex_judge.__version__, "pending": self.pending}
+        return status == "ok", {**report, **details}
 
     async def drain(self) -> None:
         """Refuse new requests, and wait until all accepted ones are answered."""

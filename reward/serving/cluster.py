@@ -6,16 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import flex_judge
-from flex_judge.judges.engines.hardware import GIB, count_cpus, measure_available_memory
+from flex_judge.judges.engines.hardware import GIB, count_cpus, has_accelerators, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.reward.serving import CLUSTER_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
@@ -27,7 +28,13 @@ NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
 LARGE_HEAD_BYTES = 65 << 10
-START_TRIES = 2
+START_TIMEOUT_S = 180.0
+"""Default time limit for a local Ray to start. Ray's own limit of 30 s is too short for a busy machine."""
+START_POLL_S = 0.5
+GCS_WAIT_VARIABLE = "RAY_gcs_server_port_wait_time_s"
+SPARE_CPUS = 2
+"""CPUs of a local Ray beyond those of the machine. Replicas reserve all of the latter, and other commands that join the
+cluster need some too; a reservation is only a count, and limits no process."""
 PACKAGE = "flex_judge"
 RAY_LOGS = "/tmp/ray/session_latest/logs"
 """Logs of the Ray that was started last, unless it has a temporary folder of its own."""
@@ -42,6 +49,13 @@ class Cluster:
     gpus: float
     local: bool
     """Whether this process started the cluster, and ends it."""
+    address: str = ""
+    """Address at which other commands join it with `--address`."""
+
+
+def preview_local_cluster() -> Cluster | None:
+    """Describe the cluster that `connect()` would start; None on a machine with GPUs, which only Ray can count."""
+    return None if has_accelerators() else Cluster(float(_count_local_cpus()), gpus=0.0, local=True)
 
 
 def is_raylet_gone() -> bool:
@@ -53,11 +67,12 @@ def is_raylet_gone() -> bool:
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[Cluster]:
+def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S) -> Iterator[Cluster]:
     """Connect to a cluster until the block ends.
 
     Args:
         address: `host:port` or `auto` of a running cluster; None starts a local one and stops it at the end.
+        start_timeout_s: maximum time for a local Ray to start, in seconds.
 
     Raises:
         ClusterError: there is no Ray cluster of the installed Ray version at the address.
@@ -80,7 +95,7 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     os.environ.setdefault(PROXY_CALLBACK_VARIABLE, PROXY_CALLBACK)
-    if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
+    if address and _is_local_address(address) and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
 
@@ -89,10 +104,12 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
             _join_cluster(ray, address)
         else:
             stack.enter_context(_run_cleanup_process())
-            _start_ray(ray)
+            _start_ray(ray, start_timeout_s)
         stack.callback(ray.shutdown)
         resources = ray.cluster_resources()
-        yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address)
+        gcs_address = ray.get_runtime_context().gcs_address
+        cpus = resources.get("CPU", 0.0) - (0 if address else SPARE_CPUS)
+        yield Cluster(cpus, resources.get("GPU", 0.0), local=not address, address=gcs_address)
 
 
 def check_address(address: str) -> None:
@@ -103,6 +120,11 @@ def check_address(address: str) -> None:
         ClusterError: nothing listens at the address.
     """
     if address == "auto":
+        if not os.environ.get("RAY_ADDRESS") and not _find_local_cluster():
+            raise ClusterError(
+                "no Ray cluster runs on this machine; start one with: ray start --head, name one with --address "
+                "HOST:PORT, or leave --address out"
+            )
         return
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
@@ -129,38 +151,92 @@ def has_proxy_limits(url: str) -> bool:
         return False
 
 
-def check_memory(needed_gib: float, consumer: str) -> None:
-    """Raise UsageError if less memory is free than the named consumer needs."""
+def _find_local_cluster() -> bool:
+    """Whether a Ray cluster runs on this machine."""
+    import psutil
+
+    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
+
+
+def _is_local_address(address: str) -> bool:
+    """Whether an address belongs to this machine: a local Ray listens at the machine's own network address."""
+    host = address.rpartition(":")[0]
+    if address == "auto" or host in LOOPBACK:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host.strip("[]"), 0))  # possible only for an address of this machine
+            return True
+    except OSError:
+        return False
+
+
+def check_memory(
+    needed_gib: float, consumer: str, hint: str = "use fewer --replicas, or --engine transformers"
+) -> None:
+    """Raise UsageError if less memory is free than the named consumer needs; `hint` says how to need less."""
     free = measure_available_memory() / GIB
     if free < needed_gib:
         raise UsageError(
             f"{consumer} needs about {needed_gib:.1f} GiB of memory and {free:.1f} GiB are free; "
-            "use fewer --replicas, or --engine transformers, or free some memory"
+            f"{hint}, or free some memory"
         )
 
 
-def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
-    # Started twice at most: on a busy machine, the first start may exceed Ray's own time limit.
-    for tries_left in reversed(range(START_TRIES)):
+def _start_ray(ray_module: ray, timeout_s: float) -> None:  # type: ignore[valid-type]
+    deadline = time.monotonic() + timeout_s
+    while True:
         try:
-            ray_module.init(
-                address="local",
-                num_cpus=max(2, count_cpus()),  # two replicas must fit on a single core too
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with _extend_start(deadline):
+                ray_module.init(
+                    address="local",
+                    num_cpus=_count_local_cpus() + SPARE_CPUS,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    namespace=NAMESPACE,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
             break
         except Exception as e:
-            # If its processes do not start within 30 s, Ray raises a plain Exception; all other types are re-raised.
+            # Ray raises a plain Exception if its processes do not start in time; all other types are re-raised.
             if type(e) is not Exception:
                 raise
-            if not tries_left:
-                raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}; its logs: {RAY_LOGS}") from e
+            if time.monotonic() >= deadline:
+                raise ClusterError(
+                    f"a local Ray did not start within {timeout_s:g} s: {get_first_line(e, 200)}; if the machine is "
+                    f"busy, raise --start-timeout-s; its logs: {RAY_LOGS}"
+                ) from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
+
+
+@contextmanager
+def _extend_start(deadline: float) -> Iterator[None]:
+    """Make `ray.init` wait for its node until the deadline; Ray has no setting for its limit of 30 s."""
+    from ray._private import services
+
+    os.environ[GCS_WAIT_VARIABLE] = str(max(1, round(deadline - time.monotonic())))
+    get_node = services.get_node
+
+    def wait_for_node(*args: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return get_node(*args, **options)
+            except RuntimeError as e:
+                if time.monotonic() >= deadline:
+                    raise Exception(get_first_line(e, 200)) from e  # as Ray does
+            time.sleep(START_POLL_S)
+
+    services.get_node = wait_for_node
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+def _count_local_cpus() -> int:
+    return max(2, count_cpus())  # two replicas must fit on a single core too
 
 
 def _check_working_folder() -> None:

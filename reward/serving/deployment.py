@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,10 @@ class HttpAddress:
     port: int = 8000
     every_node: bool = False
     """Whether every node with a replica listens, or only the head node."""
+
+
+ReportReplicas = Callable[[int, int, str], None]
+"""Receives the number of running replicas, the number of all, and why the others wait."""
 
 
 class ServeApplication:
@@ -63,6 +67,7 @@ class ServeApplication:
         from ray import serve
         from ray.serve.exceptions import RayServeException
 
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # its messages are about its own steps
         try:
             ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         except ValueError:
@@ -106,8 +111,11 @@ class ServeApplication:
         """Remove from an event loop; completes even if the caller is cancelled."""
         await asyncio.shield(asyncio.to_thread(self.remove))
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, report: ReportReplicas | None = None) -> None:
         """Wait until every replica is running.
+
+        Args:
+            report: called with the number of running replicas, the number of all, and why the others wait.
 
         Raises:
             ClusterError: a replica could not be started; the message says why.
@@ -122,6 +130,8 @@ class ServeApplication:
                 if application.status == ApplicationStatus.DEPLOY_FAILED or failed:
                     reason = (failed[0].message if failed else "") or application.message
                     raise ClusterError(f"the {self._label} could not start: {_extract_error_line(reason)}")
+                if report is not None:
+                    report(*_count_replicas(application))
                 if application.status == ApplicationStatus.RUNNING:
                     return
             await asyncio.sleep(READY_POLL_S)
@@ -165,6 +175,21 @@ def _check_serve_address(http: HttpAddress) -> None:
             f"Ray Serve runs on this cluster already and listens at {running.host}:{running.port}; "
             f"use --host {running.host} --port {running.port}"
         )
+
+
+def _count_replicas(application: Any) -> tuple[int, int, str]:
+    """Count the running replicas of an application and all of them; the last item says why the others wait."""
+    from ray.serve.schema import ReplicaState
+
+    running = wanted = 0
+    reason = ""
+    for deployment in application.deployments.values():
+        states = {ReplicaState(state): count for state, count in deployment.replica_states.items()}
+        running += states.get(ReplicaState.RUNNING, 0)
+        wanted += sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
+        if "Resources required" in deployment.message:  # such as `Resources required for each replica: {"CPU": 1.0}`
+            reason = "the cluster has too few free resources; " + " ".join(deployment.message.split())[-160:]
+    return running, wanted, reason
 
 
 def _extract_error_line(text: str) -> str:

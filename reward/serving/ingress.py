@@ -74,7 +74,7 @@ class JudgeGateway:
         metrics = PrometheusMetrics(self._model, config.replica_range[0], gateway.max_pending)
         dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics)
         archive = WorkArchive(store, compute_work_scope(config.judge), dispatcher.judge)
-        self._name = config.name
+        self._name, self._min_replicas = config.name, config.replica_range[0]
         self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive)
         log.info("the gateway has started", extra=with_fields(model=self._model))
         self._health_report: dict[str, Any] = {}
@@ -110,7 +110,13 @@ class JudgeGateway:
         application = serve.status().applications.get(self._name)
         deployment = application.deployments.get(JudgeReplica.__name__) if application else None
         states = deployment.replica_states if deployment else {}
-        return {"replicas": states.get(ReplicaState.RUNNING, 0)}
+        wanted = sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
+        return {
+            "model": self._model,
+            "replicas": states.get(ReplicaState.RUNNING, 0),
+            # Before Serve has created the replicas there are none to count.
+            "replicas_wanted": max(wanted, self._min_replicas),
+        }
 
 
 def name_model(engine: EngineConfig) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from flex_judge.judges.concurrency import run_concurrently
@@ -19,7 +20,7 @@ from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
-from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ServeApplication
+from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ReportReplicas, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
 from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
 from flex_judge.reward.serving.kept_work import KeptWork
@@ -62,8 +63,11 @@ class JudgeService:
     async def __aexit__(self, *error: object) -> None:
         await self._application.remove_async()
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, report: ReportReplicas | None = None) -> None:
         """Wait until every replica can judge.
+
+        Args:
+            report: receives the number of running replicas while they start.
 
         Raises:
             ClusterError: a replica could not be started; the message says why.
@@ -71,7 +75,7 @@ class JudgeService:
         from ray import serve
 
         try:
-            await self._application.wait_until_ready()
+            await self._application.wait_until_ready(report)
         except ClusterError as e:
             log_file = find_log_file(self.config.log, self.config.name)
             raise ClusterError(f"{e}; log: {log_file}; logs of Ray: {find_log_folder()}") from e
@@ -128,6 +132,11 @@ def create_dispatcher(config: ServiceConfig) -> Dispatcher:
 
     handle = serve.get_deployment_handle(JudgeReplica.__name__, config.name)
     return Dispatcher(ReplicaSender(handle), config.max_requests)
+
+
+def _name_model(model: str) -> str:
+    """Return the public name of a model: the last folder of a local path."""
+    return PurePath(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def build(args: dict[str, Any]) -> Any:

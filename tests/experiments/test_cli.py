@@ -104,6 +104,7 @@ def test_rejects_a_folder_with_another_run_and_names_the_difference(
     settings = {"policy": "scripts:policy", "judge": "scripts:slow_judge", "engine": "scripted", "prompts": 5}
     run = {"settings": {**settings, "samples": 8, "seed": 0}, "seconds": {}, "total_seconds": 0}
     (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "completions.jsonl").write_text('{"id": "1/0"}\n')
     error = run_for_error(capsys, *DEMO, "--out", str(tmp_path))
     assert "holds a run with prompts = 5, not 24; use the same settings to resume it, or choose another --out" in error
 

@@ -14,6 +14,8 @@ from flex_judge.experiments.commands.bench import prefix, routing, sampling, sca
 from flex_judge.experiments.commands.bench.result import BenchResult, print_result
 from flex_judge.experiments.common.console import reserve_stdout
 from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.judges.engines import check_engine
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.json_values import dump_json
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "add_arguments", "main"]
@@ -78,6 +80,8 @@ def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) ->
     """
     bench = benches[options.bench]
     config = load_config(bench.config, options)
+    if isinstance(model := getattr(config, "model", None), str):
+        check_engine(EngineConfig(model, "vllm"))  # the engine of every bench with a model
     # Ray prints to standard output too, which would break the JSON.
     with reserve_stdout():
         result = bench.run(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flex_judge.alignment.curation.benchmarks import ContaminationFilter
 from flex_judge.alignment.curation.card import SPLITS, render_card
@@ -35,16 +35,14 @@ from flex_judge.alignment.data.sources import FirstRows, Source, open_source
 from flex_judge.experiments.commands.curate.config import CurateRun
 from flex_judge.experiments.commands.judge.output import open_judgment_file
 from flex_judge.experiments.commands.judge.run import check_judge, judge_rows
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import Journal, write_lines, write_text
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import load_rubric
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 JUDGMENTS = "judgments.jsonl"
 
@@ -78,17 +76,17 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
         # Checked before the folder is created. With stored judgments a missing teacher may not be needed.
         check_judge(config.build_teacher_run(None))
     with RunFolder(out, config.build_identity(source.name, source.digest)) as folder:
-        with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
+        with redirect_libraries(out / "engines.log") as console, Progress(console) as progress:
             tokens = TokenCounter.from_name(config.tokenizer_name)
             with folder.time_phase("judging"):
                 teacher_output = work.collect_examples(tokens, progress)
             # Repeated in every run, because its settings may change and it takes seconds.
             with folder.time_phase("curation"):
-                bar = progress.add_task("curating", total=1)
+                curating = progress.start_phase("curating")
                 curated = CurationPipeline(_build_steps(config, tokens, benchmarks))(teacher_output.examples)
                 selected = select_examples(curated.examples, config.selection, tokens)
                 _write_results(out, rubrics, selected, [*faults, *teacher_output.dropped, *curated.dropped])
-                progress.advance(bar)
+                progress.end_phase(curating)
         summary = {
             **folder.settings,
             "teacher": next((example.teacher for example in teacher_output.examples), folder.settings["teacher"]),

@@ -22,17 +22,19 @@ from flex_judge.alignment.pipeline.preferences import PreferencePlan
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.commands.demo.results import write_results
 from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore, StoredModels
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.run import RunServices
 from flex_judge.experiments.common.flags import make_config, setting
+from flex_judge.experiments.common.judge_config import start_timeout_setting
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import MODEL_ENGINES, resolve_engine
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
-from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveFloat, PositiveInt, settings_class
 from flex_judge.reward.serving.cluster import check_memory
 
 RUBRIC = "correctness"
@@ -55,6 +57,7 @@ class DemoConfig:
     address: str | None = setting(
         None, "Join the Ray cluster at this host:port, or auto, instead of starting one", metavar="HOST:PORT"
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting("")
     policy: str = setting(BASE, "Policy model: embedded name, folder or hub id", metavar="MODEL")
     judge: str = setting(JUDGE, "Judge model: embedded name, folder or hub id", metavar="MODEL")
 
@@ -89,6 +92,7 @@ class DemoConfig:
             seed=self.seed,
             replicas=self.replicas,
             address=self.address,
+            start_timeout_s=self.start_timeout_s,
         )
 
 
@@ -128,7 +132,7 @@ async def _run_steps(
     Returns:
         The results of best-of-N and of preferences, each in the order of the prompts.
     """
-    with redirect_libraries(run.path / "engines.log") as console, build_progress(console) as progress:
+    with redirect_libraries(run.path / "engines.log") as console, Progress(console) as progress:
         if judgments.num_final == samples.total:
             console.print(f"{run.path} is complete: nothing is sampled or judged again", soft_wrap=True)
             return await _run_plans(config, rows, samples, judgments)
@@ -137,12 +141,14 @@ async def _run_steps(
         local_engines = 0 if config.address else config.replicas + 1
         check_memory(estimate_memory_gib(engine, local_engines), f"a demo with {engine}")
         async with RunServices(config.data_flags, run, console, progress).start() as (policy, judge):
-            sampling_bar = progress.add_task("sampling", total=samples.total, completed=samples.num_stored)
-            judging_bar = progress.add_task("judging", total=samples.total, completed=judgments.num_final)
             policy_client, ask_judge = await ServedModels(policy, judge).open()
-            samples.attach_policy(policy_client, lambda: progress.advance(sampling_bar))
-            judgments.attach_judge(ask_judge, lambda: progress.advance(judging_bar))
-            with run.time_phase("sample_and_judge"):
+            with (
+                progress.show_phase("sampling", samples.total, samples.num_stored) as sampling,
+                progress.show_phase("judging", samples.total, judgments.num_final) as judging,
+                run.time_phase("sample_and_judge"),
+            ):
+                samples.attach_policy(policy_client, sampling)
+                judgments.attach_judge(ask_judge, judging)
                 return await _run_plans(config, rows, samples, judgments)
 
 

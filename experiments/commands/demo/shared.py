@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from flex_judge.alignment.data.rows import PromptRow, read_response, response_to_json
 from flex_judge.alignment.data.texts import make_equality_key
 from flex_judge.alignment.policies.base import Completion, Policy
+from flex_judge.experiments.common.progress import Phase
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.io.jsonl import Journal
@@ -33,16 +34,16 @@ class SampleStore:
         self._count = count
         self._ids = {row.prompt: row.id for row in rows}
         self._policy: Policy | None = None
-        self._advance: Callable[[], None] = lambda: None
+        self._phase: Phase | None = None
 
     @property
     def num_stored(self) -> int:
         """Number of stored samples."""
         return len(self.journal.rows)
 
-    def attach_policy(self, policy: Policy, advance: Callable[[], None]) -> None:
-        """Use a policy for the missing samples, and call `advance` after each."""
-        self._policy, self._advance = policy, advance
+    def attach_policy(self, policy: Policy, phase: Phase) -> None:
+        """Use a policy for the missing samples, and count them in a phase."""
+        self._policy, self._phase = policy, phase
 
     def find_copies(self, id: str) -> list[str]:
         """Find the other samples of the same prompt that a reader cannot tell apart from a sample."""
@@ -61,10 +62,12 @@ class SampleStore:
         sample_id = f"{self._ids[tuple(prompt)]}/{index}"
         if sample_id not in self.journal.rows:
             assert self._policy is not None, f"{sample_id} is not stored, and there is no policy"
+            assert self._phase is not None
+            self._phase.begin_item()
             (completion,) = await self._policy.sample(prompt, sampling, [index])
             sample = {"id": sample_id, "text": response_to_json(completion.response), "tokens": completion.tokens}
             self.journal.append({**sample, "finish": "length" if completion.cut else "stop"})
-            self._advance()
+            self._phase.end_item()
         row = self.journal.rows[sample_id]
         return Completion(read_response(row["text"]), row["tokens"], row["finish"] == "length")
 
@@ -89,16 +92,16 @@ class JudgmentStore:
         final_rows = (row for row in journal.rows.values() if Status(row["status"]).is_final)
         self._final = {row["id"]: Judgment.from_json(row) for row in final_rows}
         self._judge: JudgeFunction | None = None
-        self._advance: Callable[[], None] = lambda: None
+        self._phase: Phase | None = None
 
     @property
     def num_final(self) -> int:
         """Number of samples with a final judgment."""
         return len(self._final)
 
-    def attach_judge(self, judge: JudgeFunction, advance: Callable[[], None]) -> None:
-        """Use a judge for the missing judgments, and call `advance` after each."""
-        self._judge, self._advance = judge, advance
+    def attach_judge(self, judge: JudgeFunction, phase: Phase) -> None:
+        """Use a judge for the missing judgments, and count them in a phase."""
+        self._judge, self._phase = judge, phase
 
     async def judge_sample(self, comparison: Comparison) -> Judgment:
         """Return the stored judgment of a sample, or ask the judge and store its judgment.
@@ -108,7 +111,10 @@ class JudgmentStore:
         judgment = self._final.get(comparison.id)
         if judgment is None:
             assert self._judge is not None, f"the judgment of {comparison.id} is not stored, and there is no judge"
+            assert self._phase is not None
+            self._phase.running += 1
             judgment = await self._judge(comparison)
+            self._phase.running -= 1
             self._store_judgment(judgment)
         for copy in self._samples.find_copies(comparison.id):
             if copy not in self._final:
@@ -120,7 +126,8 @@ class JudgmentStore:
         self.journal.append(judgment.to_json())
         # A judgment without a final status is repeated only by the next run, not by the next step of this one.
         self._final[judgment.id] = judgment
-        self._advance()
+        if self._phase is not None:
+            self._phase.advance(failed=judgment.scores is None)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from typing import Any
 
 from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JudgeFlags
-from flex_judge.judges.engines import resolve_engine
+from flex_judge.experiments.common.judge_config import JudgeFlags, start_timeout_setting
+from flex_judge.experiments.common.start_checks import check_engine_memory, check_judge, check_service_access
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import ColumnMapping
-from flex_judge.judges.models import check_model, identify_model
+from flex_judge.judges.models import identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import NonNegativeInt, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import flatten_settings, flatten_values
-from flex_judge.reward.serving.cluster import check_address
+from flex_judge.reward.serving.cluster import check_address, preview_local_cluster
+from flex_judge.reward.serving.config import ServiceConfig
 
 LEDGER = "judge.ledger"
 REPLAY_SETTINGS = ("data", "column", "task", "limit", "replay", "replay_format", "out", "max_failures", "order", "seed")
@@ -72,6 +73,7 @@ class EvalRun(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(_RUN)
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=_RUN
     )
@@ -153,10 +155,16 @@ class EvalRun(JudgeFlags):
         if self.address:
             check_address(self.address)
         if (service := self.find_service(self.concurrency)) is not None:
-            service.client.health_sync()
+            check_service_access(service.client)
             return
-        if resolve_engine(self.judge.engine.engine) != "scripted":
-            check_model(self.judge.engine.model, self.judge.engine.adapter)
+        check_judge(self.judge_config)
+        if self.address:
+            return
+        cluster = preview_local_cluster() if self.needs_ray else None
+        if cluster is not None:
+            ServiceConfig(self.judge_config, self.replicas).place_on(cluster)
+        engines = [self.engine_config] * self.replicas
+        check_engine_memory(engines, "the judge", "use fewer --replicas, or a smaller model", self.needs_ray)
 
     def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
         """Build the settings that determine the results; a run folder holds the results of one identity.

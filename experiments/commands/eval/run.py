@@ -11,8 +11,9 @@ import hashlib
 import platform
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import Benchmark, BenchmarkSpec
 from flex_judge.experiments.benchmarks.data import BenchmarkData, open_data
@@ -23,8 +24,9 @@ from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.page import write_benchmark_page
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.judging import ServiceJudge
+from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
@@ -35,9 +37,6 @@ from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.cluster import connect
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 AskJudge = Callable[[Comparison], Awaitable[Judgment]]
 
@@ -72,7 +71,7 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     with RunFolder(out, config.build_identity(benchmark.spec.name, data.digest, None)) as folder:
         with (
             redirect_libraries(out / "engines.log") as console,
-            build_progress(console) as progress,
+            Progress(console) as progress,
             folder.time_phase("judging"),
         ):
             outcomes = _BenchmarkRun(config, items, out.resolve(), progress).collect_outcomes()
@@ -173,48 +172,44 @@ class _BenchmarkRun:
     def _judge_runs(
         self, pending: Sequence[ItemRun], journal: Journal, num_done: int
     ) -> tuple[list[Judgment], dict[str, str]]:
-        def make_queue(judge: AskJudge) -> JudgeQueue:
-            bar = self.progress.add_task("judging", total=num_done + len(pending), completed=num_done)
-            return JudgeQueue(
-                judge,
-                lambda _row, _comparison: None,
-                lambda judgment: journal.append(judgment.to_json()),
-                lambda: self.progress.advance(bar),
-            )
+        async def judge_all(judge: AskJudge, concurrency: int) -> tuple[list[Judgment], dict[str, str]]:
+            with self.progress.show_phase("judging", total=num_done + len(pending), done=num_done) as phase:
+                queue = JudgeQueue(
+                    judge,
+                    lambda _row, _comparison: None,
+                    lambda judgment: journal.append(judgment.to_json()),
+                    phase,
+                )
+                await queue.judge_all(pending, concurrency)
+                return queue.collect_in_order(pending)
 
         if (service := self.config.find_service(self.config.concurrency)) is not None:
-            queue = make_queue(ServiceJudge(service).ask)
-            asyncio.run(queue.judge_all(pending, self.config.concurrency))
-            return queue.collect_in_order(pending)
+            return asyncio.run(judge_all(ServiceJudge(service).ask, self.config.concurrency))
         if self.config.needs_ray:
-            return asyncio.run(self._judge_on_ray(pending, make_queue))
-        loading = self.progress.add_task("loading the judge", total=None)
+            return asyncio.run(self._judge_on_ray(judge_all))
         config = self.config.build_judge_config(str(self.out))
-        judge = FlexJudge(load_engine(config.engine), config.settings)
-        self.progress.update(loading, total=1, completed=1)
+        with self.progress.show_phase("loading the judge", waiting_for=config.engine.model):
+            judge = FlexJudge(load_engine(config.engine), config.settings)
         try:
-            queue = make_queue(judge.ajudge)
-            asyncio.run(queue.judge_all(pending, self.config.concurrency))
-            return queue.collect_in_order(pending)
+            return asyncio.run(judge_all(judge.ajudge, self.config.concurrency))
         finally:
             judge.close()
 
     async def _judge_on_ray(
-        self, pending: Sequence[ItemRun], make_queue: Callable[[AskJudge], JudgeQueue]
+        self, judge_all: Callable[[AskJudge, int], Awaitable[tuple[list[Judgment], dict[str, str]]]]
     ) -> tuple[list[Judgment], dict[str, str]]:
-        starting = self.progress.add_task("starting Ray", total=None)
         # The name is unique to this folder, because others may have runs on a shared cluster.
         suffix = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
-        with connect(self.config.address) as cluster:
+        with ExitStack() as stack:
+            with show_ray_start(self.progress, self.config.address, self.config.start_timeout_s):
+                cluster = stack.enter_context(connect(self.config.address, self.config.start_timeout_s))
             judge = self.config.build_judge_config(str(self.out))
             config = ServiceConfig(judge, self.config.replicas, name=f"flex-judge-eval-{suffix}").place_on(cluster)
             async with JudgeService(config, private=True) as service:
-                await service.wait_until_ready()
-                self.progress.update(starting, total=1, completed=1)
-                queue = make_queue(service.judge)
+                with self.progress.show_phase("loading the judge") as loading:
+                    await service.wait_until_ready(loading.report_replicas)
                 # Twice what the replicas compute, so that none of them waits for the next request.
-                await queue.judge_all(pending, max(self.config.concurrency, 2 * config.max_requests))
-                return queue.collect_in_order(pending)
+                return await judge_all(service.judge, max(self.config.concurrency, 2 * config.max_requests))
 
 
 def _needs_judging(judgment: Judgment) -> bool:

@@ -7,12 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
+from flex_judge.experiments.common import start_checks
 from flex_judge.experiments.common.judging import LocalJudge, RunJudge, ServiceJudge
-from flex_judge.judges.engines import load_engine, resolve_engine
+from flex_judge.experiments.common.progress import Phase, Progress, show_phase
+from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
     NotRecordedError,
@@ -22,11 +24,8 @@ from flex_judge.judges.errors import (
 )
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.models import check_model
+from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 _FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|molecules?|tools)(?:\[\d+\]|\.\w+)*): ")
 """Field at the start of a judge's reason."""
@@ -105,18 +104,19 @@ class JudgeResult:
 def check_judge(config: JudgeRun) -> None:
     """Check that the judge can be loaded, without loading it.
 
-    Downloads nothing except the adapter.
+    Downloads no weights except those of the adapter.
 
     Raises:
         UsageError: The judge cannot be loaded.
         ServiceUnavailableError: No judge service answers at its URL.
     """
     if (service := config.find_service(config.concurrency)) is not None:
-        service.client.health_sync()
+        start_checks.check_service_access(service.client)
         return
-    if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
+    if config.replay:
         return
-    check_model(config.judge.engine.model, config.judge.engine.adapter)
+    start_checks.check_judge(JudgeConfig(config.judge.engine, config.build_settings(config.judge.engine.model)))
+    start_checks.check_engine_memory([config.judge.engine], "the judge", "use a smaller model", uses_ray=False)
 
 
 def judge_rows(
@@ -129,23 +129,20 @@ def judge_rows(
         rows: Rows with unique ids.
         output: File to which each judgment is written as soon as it is there. It already
             holds judgments of earlier runs, which are reused if comparison and judge are the same.
-        progress: Display for progress bars.
+        progress: Display of the progress.
 
     Raises:
         UsageError: The judge cannot be loaded.
         EngineLostError: The engine died; finished judgments are in `output`.
     """
     result = JudgeResult()
-    if progress:
-        loading = progress.add_task("loading the judge", total=None)
     judge: RunJudge
     if (service := config.find_service(config.concurrency)) is not None:
         judge = ServiceJudge(service)
     else:
-        engine = load_engine(config.engine_config)
-        judge = LocalJudge(FlexJudge(engine, config.build_settings(engine.model_id)))
-    if progress:
-        progress.update(loading, total=1, completed=1)
+        with show_phase(progress, "loading the judge", waiting_for=config.engine_config.model):
+            engine = load_engine(config.engine_config)
+            judge = LocalJudge(FlexJudge(engine, config.build_settings(engine.model_id)))
     # The purpose of a replay is to parse the recorded replies again, so it reuses no stored judgment.
     reusable = output if not config.replay else None
 
@@ -156,15 +153,10 @@ def judge_rows(
         result.num_stored += judgment is not None
         return judgment
 
-    bar = progress.add_task("judging", total=len(rows)) if progress else None
-
-    def advance_bar() -> None:
-        if progress and bar is not None:
-            progress.advance(bar)
-
-    queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
     try:
-        asyncio.run(queue.judge_all(rows, config.concurrency))
+        with show_phase(progress, "judging", total=len(rows)) as phase:
+            queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else lambda _: None, phase)
+            asyncio.run(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
     result.judgments, result.errors = queue.collect_in_order(rows)
@@ -182,7 +174,7 @@ class JudgeQueue:
         ask: Judge of one comparison, such as `FlexJudge.ajudge` or the method of a service.
         find_stored: Lookup of a stored judgment.
         store: Callback for each new judgment.
-        advance: Callback for each finished row.
+        phase: Progress that counts the rows.
     """
 
     def __init__(
@@ -190,9 +182,9 @@ class JudgeQueue:
         ask: Callable[[Comparison], Awaitable[Judgment]],
         find_stored: Callable[[JudgeableRow, Comparison], Judgment | None],
         store: Callable[[Judgment], None],
-        advance: Callable[[], None],
+        phase: Phase,
     ) -> None:
-        self._ask, self._find_stored, self._store, self._advance = ask, find_stored, store, advance
+        self._ask, self._find_stored, self._store, self._phase = ask, find_stored, store, phase
         self._judgments: dict[str, Judgment] = {}
         self._errors: dict[str, str] = {}
 
@@ -207,8 +199,10 @@ class JudgeQueue:
 
         async def judge_pending_rows() -> None:
             for row in pending:
+                self._phase.begin_item()
                 await self._judge_row(row)
-                self._advance()
+                judgment = self._judgments.get(row.id)
+                self._phase.end_item(failed=judgment is None or judgment.scores is None)
 
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -15,7 +15,8 @@ from flex_judge.alignment.reporting.model import Cell, Table
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file
 from flex_judge.experiments.commands.judge.run import JudgeableRow, JudgeResult, LoadedRow, check_judge, judge_rows
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
@@ -74,7 +75,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
         console = stack.enter_context(redirect_libraries(log))
-        progress = stack.enter_context(build_progress(console))
+        progress = stack.enter_context(Progress(console))
         result = judge_rows(config, rows, output, progress)
     # A single comparison that cannot be judged is bad input; in a file, it is one failed row among others.
     if options.file is None and result.errors:

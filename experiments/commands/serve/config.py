@@ -9,16 +9,22 @@ from typing import Annotated
 from annotated_types import Interval
 
 from flex_judge.experiments.common.flags import setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, set_think_budget, think_tokens_setting
+from flex_judge.experiments.common.judge_config import (
+    JUDGE_SECTION,
+    set_think_budget,
+    start_timeout_setting,
+    think_tokens_setting,
+)
+from flex_judge.experiments.common.start_checks import check_engine_memory, check_judge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import load_rubric
-from flex_judge.judges.validation.classes import PositiveInt, settings_class
+from flex_judge.judges.validation.classes import PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import has_short_key, hash_keys, read_keys, take_keys
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.logs import LogConfig, open_log_file
-from flex_judge.reward.serving.cluster import Cluster
+from flex_judge.reward.serving.cluster import Cluster, preview_local_cluster
 from flex_judge.reward.serving.config import ServiceConfig
 
 PLACEMENT, ACCESS = "placement", "access and limits"
@@ -47,6 +53,7 @@ class ServeRun:
         metavar="HOST:PORT",
         group=PLACEMENT,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(PLACEMENT)
     host: str = setting(
         "127.0.0.1", "Address to listen on; 0.0.0.0 for all interfaces", metavar="HOST", group=PLACEMENT
     )
@@ -77,8 +84,9 @@ class ServeRun:
         load_rubric(self.gateway_config.openrlhf.rubric)
         if self.log_config.log_file is not None:
             open_log_file(self.log_config.log_file).close()
-        # A dry run on a cluster that is large enough for any number of replicas.
-        _ = self.build_service_config(Cluster(cpus=1e6, gpus=1e6, local=False))
+        # A dry run on a cluster that is large enough for the replicas.
+        gpus = 1e6 if self.replicas else max(1.0, self.service.gpus_per_replica or 0.0)
+        _ = self.build_service_config(Cluster(cpus=1e6, gpus=gpus, local=False))
 
     @property
     def gateway_config(self) -> GatewayConfig:
@@ -100,6 +108,20 @@ class ServeRun:
         """Settings of the log, with an absolute path, because replicas have other working directories."""
         log = self.service.log
         return log if log.log_file is None else replace(log, log_file=str(Path(log.log_file).expanduser().resolve()))
+
+    def check_start(self) -> None:
+        """Check the judge, and the resources of this machine unless a cluster is joined, without starting anything.
+
+        Raises:
+            UsageError: the judge cannot be loaded, or this machine is too small.
+        """
+        judge = self.service.judge
+        settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
+        check_judge(JudgeConfig(judge.engine, settings))
+        cluster = None if self.address else preview_local_cluster()
+        if cluster is not None:
+            replicas = self.build_service_config(cluster).replica_range[0]
+            check_engine_memory([judge.engine] * replicas, "the service", "use fewer --replicas", uses_ray=True)
 
     def with_port(self, port: int) -> ServeRun:
         """Return the same settings with another port."""

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from flex_judge.experiments.commands.serve.config import ServeRun
-from flex_judge.experiments.common.console import reserve_stdout
-from flex_judge.judges.engines import resolve_engine
+from flex_judge.experiments.common.console import build_console, reserve_stdout
+from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.judges.errors import ClusterError
-from flex_judge.judges.models import check_model
 from flex_judge.reward.serving import PROXY_BODY_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 from flex_judge.reward.serving.cluster import Cluster, check_address, connect, has_proxy_limits, is_raylet_gone
 from flex_judge.reward.serving.logs import copy_log, find_log_file, find_log_folder
@@ -38,9 +37,7 @@ def main(config: ServeRun) -> int:
     Raises:
         UsageError: Bad input; nothing was started.
     """
-    engine = config.service.judge.engine
-    if resolve_engine(engine.engine) != "scripted":
-        check_model(engine.model)
+    config.check_start()
     if config.address:
         check_address(config.address)
     else:
@@ -57,7 +54,7 @@ def main(config: ServeRun) -> int:
 async def _run_service(config: ServeRun, out: TextIO) -> int:
     model = config.service.judge.engine.model
     _print_status(f"starting {model}; the first start of a model can take minutes")
-    with connect(config.address) as cluster:
+    with _start_ray(config) as cluster:
         service_config = config.build_service_config(cluster)
         http = HttpAddress(config.host, config.port, config.every_node)
         log_file = find_log_file(service_config.log, service_config.name)
@@ -66,11 +63,13 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
         copying = copy_log(log_file) if log_file and service_config.log.log_file is None else contextlib.nullcontext()
         with copying, _handle_stop_signals() as stop:
             async with JudgeService(service_config, http) as service:
-                if not await _run_unless_stopped(stop, service.wait_until_ready()):
+                if not await _run_unless_stopped(stop, _wait_until_ready(service, model)):
                     return 0
                 fewest, most = service_config.replica_range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
                 _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
+                if cluster.local:
+                    _print_status(f"other commands can join this Ray with --address {cluster.address}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
                     _print_status(
                         "warning: anyone who can reach this address can use the service; require a key with --api-key"
@@ -93,6 +92,25 @@ async def _run_service(config: ServeRun, out: TextIO) -> int:
                     f"stopping: accepted requests are still unanswered after --drain-s {config.service.drain_s:g} s"
                 )
                 return 1
+
+
+@contextlib.contextmanager
+def _start_ray(config: ServeRun) -> Iterator[Cluster]:
+    """Connect to a cluster, see `connect`, and show its start."""
+    with contextlib.ExitStack() as stack:
+        timeout_s = config.start_timeout_s
+        with (
+            Progress(build_console(sys.stderr)) as progress,
+            show_ray_start(progress, config.address, timeout_s),
+        ):
+            cluster = stack.enter_context(connect(config.address, timeout_s))
+        yield cluster
+
+
+async def _wait_until_ready(service: JudgeService, model: str) -> None:
+    """Wait until a service is ready, and show how many of its replicas are."""
+    with Progress(build_console(sys.stderr)) as progress, progress.show_phase(f"loading {model}") as phase:
+        await service.wait_until_ready(phase.report_replicas)
 
 
 async def _wait_for_stop(stop: asyncio.Event, cluster: Cluster) -> None:

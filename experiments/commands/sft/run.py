@@ -127,15 +127,16 @@ class JudgeTraining(TrainingRun):
             count = format_count(len(self.evaluation.comparisons), "held-out judgment")
             self._print_status(f"evaluating on {count} before the first step and during training")
         flags = self.flags
-        self.tuned = tune_judge(
-            flags.policy,
-            flags.model,
-            flags.args,
-            self.examples,
-            held_out=self.held_out,
-            evaluation=self.evaluation,
-            patience=flags.recipe.patience,
-        )
+        with self._show_training():
+            self.tuned = tune_judge(
+                flags.policy,
+                flags.model,
+                flags.args,
+                self.examples,
+                held_out=self.held_out,
+                evaluation=self.evaluation,
+                patience=flags.recipe.patience,
+            )
 
     def _prepare_folder(self, folder: Path) -> None:
         write_lines(folder / DROPPED, (row.to_json() for row in self.examples.dropped))

@@ -7,6 +7,7 @@ judgments. It runs in subprocesses, because the training process must not hold a
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -36,10 +37,15 @@ from flex_judge.alignment.policy_training.tuning import (
 )
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.card import write_card
+from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
+from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.commands.train_policy.view import print_policy_training
 from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
+from flex_judge.experiments.common.flags import load_config
+from flex_judge.experiments.common.progress import uses_json_progress
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
 from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.start_checks import check_judge, check_service_access
 from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
@@ -47,7 +53,6 @@ from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
-from flex_judge.judges.models import check_model
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.types import RewardSpec
 
@@ -129,9 +134,21 @@ class PolicyTraining(TrainingRun):
         if uses_service:
             check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
-            RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
+            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client)
             return
-        check_model(recipe.judge, recipe.judge_adapter)
+        # The file configures the judge of the evaluation and, for grpo, the service; their other settings differ.
+        judge = {name: value for name in ("judge", "judge_adapter") if (value := getattr(recipe, name)) is not None}
+        if self.held_out:
+            check_judge(
+                load_config(
+                    BestOfNRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **judge)
+                ).judge_config
+            )
+        if self.flags.kind.name == "grpo":
+            service = {"adapter" if "adapter" in name else "model": value for name, value in judge.items()}
+            load_config(
+                ServeRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **service)
+            ).check_start()
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
             raise UsageError(
                 "--judge-url is missing: this process trains on the accelerator, so the judge needs another one; start "
@@ -195,7 +212,8 @@ class PolicyTraining(TrainingRun):
     def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
-            tune_dpo(flags.model, flags.args, rows)
+            with self._show_training():
+                tune_dpo(flags.model, flags.args, rows)
             return
         from flex_judge.reward.trl import JudgeReward
 
@@ -222,7 +240,8 @@ class PolicyTraining(TrainingRun):
                 # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
-            tune_grpo(flags.model, flags.args, rows, reward)
+            with self._show_training():
+                tune_grpo(flags.model, flags.args, rows, reward)
 
     def _write_summary(self) -> dict[str, Any]:
         folder, held_out = self.folder, self.held_out

@@ -13,15 +13,22 @@ from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policies.config import PolicyConfig, check_policy
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.experiments.common.flags import setting
-from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, JudgeFlags
-from flex_judge.judges.engines import resolve_engine
+from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, JudgeFlags, start_timeout_setting
+from flex_judge.experiments.common.start_checks import check_columns, check_models
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.models import check_model, identify_model
+from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
-from flex_judge.judges.validation.classes import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, settings_class
+from flex_judge.judges.validation.classes import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    settings_class,
+)
 from flex_judge.reward.serving.cluster import check_address
 
 _DATA, _POLICY, _RUN = "prompts", "policy", "placement and retries"
@@ -133,6 +140,7 @@ class DataFlags(JudgeFlags):
         metavar="HOST:PORT",
         group=_RUN,
     )
+    start_timeout_s: PositiveFloat = start_timeout_setting(_RUN)
     retry_rejected: bool = setting(
         False,
         "Retry prompts that an earlier run rejected, and with them their whole shards",
@@ -176,7 +184,7 @@ class DataFlags(JudgeFlags):
             next(questions.read_range(0, 1))  # raises if the task has fewer questions than requested
             return questions
         source = open_source(file)
-        self.build_columns(file).check_columns(source)
+        check_columns(source, self.build_columns(file))
         return source if self.prompts is None else FirstRows(source, self.prompts)
 
     @property
@@ -225,21 +233,22 @@ class DataFlags(JudgeFlags):
         return config
 
     def check_models(self) -> None:
-        """Check the models and addresses before anything is started.
-
-        Loads no models. Downloads no weights except adapters.
+        """Check the models, addresses and memory before anything is started; downloads no weights except adapters.
 
         Raises:
             UsageError: the judge or the policy is not available, or no cluster answers at its address.
             ServiceUnavailableError: no judge service answers at its URL.
         """
-        _ = self.policy_config  # raises if the policy is not available
         if self.address:
             check_address(self.address)
-        if self.external_judge is not None:
-            self.external_judge.client.health_sync()
-        elif resolve_engine(self.judge.engine.engine) != "scripted":
-            check_model(self.judge.engine.model, self.judge.engine.adapter)
+        judge = self.judge_config if self.external_judge is None else self.external_judge.client
+        policies, judges = [self.policy_config] * self.policy_replicas, [judge] * self.replicas
+        check_models(policies, judges, is_local=not self.address)
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether the run needs a cluster; endpoints of policy and judge are reached from this process."""
+        return self.address is not None or self.policy_url is None or self.judge_url is None
 
     @property
     def external_judge(self) -> RemoteJudge | None:

@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.pipeline.job import Job, WorkPlan, choose_shard_rows, count_shards
 from flex_judge.alignment.pipeline.judge_service import RemoteJudge
-from flex_judge.alignment.pipeline.models import Models, ServedModels
+from flex_judge.alignment.pipeline.models import Models, OpenModels, ServedModels
 from flex_judge.alignment.pipeline.policy_service import PolicyService, PolicyServiceConfig
-from flex_judge.alignment.pipeline.runner import list_pending_shards, stream_reports
+from flex_judge.alignment.pipeline.runner import list_pending_shards, stream_local_reports, stream_reports
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_reports
+from flex_judge.alignment.pipeline.tally import CountedModels, read_counts, remove_counts
 from flex_judge.alignment.pipeline.worker import FAILED_TABLE
-from flex_judge.alignment.policies.config import PolicyConfig
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.alignment.policies.config import PolicyConfig, load_policy
+from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
+from flex_judge.experiments.common.progress import Phase, Progress, show_ray_start
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.judges.concurrency import gather_all
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.config import compute_gpu_share
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 PROMPTS_PER_SLOT = 2
 """Prompts in progress for each prompt that the judges can take, so that policy and judges never wait for each other."""
+POLL_S = 0.5
+"""Seconds between two readings of the workers' counts."""
 WORKER_ROWS = 256
 """Maximum number of prompts in progress per worker; more prompts get more workers."""
 
@@ -86,7 +90,7 @@ def complete_run(
         JudgeError: the run ended early. Finished shards are kept, and running it again resumes.
     """
     with RunFolder(Path(config.out), {**config.build_identity(source, file), **identity}) as folder:
-        with redirect_libraries(folder.path / "engines.log") as console, build_progress(console) as progress:
+        with redirect_libraries(folder.path / "engines.log") as console, Progress(console) as progress:
             run = DataRun(
                 config=config,
                 source=source,
@@ -114,20 +118,28 @@ class RunServices:
     async def start(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]]:
         """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
-            with self._track_step("starting Ray"):
-                cluster = stack.enter_context(connect(self.config.address))
+            address, timeout_s = self.config.address, self.config.start_timeout_s
+            with show_ray_start(self.progress, address, timeout_s), self.folder.time_phase("starting_Ray"):
+                cluster = stack.enter_context(connect(address, timeout_s))
             policy, judge = self._place_services(cluster)
             # Names are derived from the run folder, which is locked, so no other process uses them.
             services: list[JudgeService | PolicyService] = [PolicyService(policy, private=True)]
             if isinstance(judge, ServiceConfig):
                 services.insert(0, JudgeService(judge, private=True))
-            for service in services:
-                await stack.enter_async_context(service)
-            with self._track_step("models starting"):
+            with self.folder.time_phase("models_starting"):
+                phases = [
+                    self.progress.start_phase(f"starting {'judge' if isinstance(service, JudgeService) else 'policy'}")
+                    for service in services
+                ]
                 for service in services:
-                    await service.wait_until_ready()
+                    await stack.enter_async_context(service)
+                await gather_all(map(self._wait_until_ready, services, phases))
             yield policy, judge
             self.console.print("stopping Ray" if cluster.local else "leaving Ray")
+
+    async def _wait_until_ready(self, service: JudgeService | PolicyService, phase: Phase) -> None:
+        await service.wait_until_ready(phase.report_replicas)
+        self.progress.end_phase(phase)
 
     def _place_services(self, cluster: Cluster) -> tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]:
         """Configure both services; every engine gets an equal share of the cluster."""
@@ -162,15 +174,6 @@ class RunServices:
         """Build a service name from the run folder; other runs may use the same cluster."""
         folder = f"{platform.node()}:{self.folder.path.resolve()}"
         return f"flex-judge-{part}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
-
-    @contextlib.contextmanager
-    def _track_step(self, title: str) -> Iterator[None]:
-        """Show a step as a line of progress and record its duration."""
-        task = self.progress.add_task(title, total=None)
-        with self.folder.time_phase(title.replace(" ", "_")):
-            yield
-        self.progress.update(task, total=1, completed=1)
-        self.progress.stop_task(task)
 
 
 @dataclass(frozen=True)
@@ -207,27 +210,80 @@ class DataRun:
         return results
 
     async def _process_shards(self, shard_folder: ShardFolder, shard_rows: int, pending: list[int]) -> None:
-        async with RunServices(self.config, self.folder, self.console, self.progress).start() as (policy, judge):
-            prompts_at_once = PROMPTS_PER_SLOT * max(1, judge.max_requests // self.comparisons)
-            workers = -(-prompts_at_once // WORKER_ROWS)  # rounded up
-            job = Job(
-                self.source,
-                self.plan(ServedModels(policy, judge)),
-                shard_folder.folder,
-                self.config.build_columns(self.file),
-                shard_rows=shard_rows,
-                rows_at_once=-(-prompts_at_once // workers),
-                workers=workers,
-                # Twice the rows in progress: the last slow rows of a shard must not leave replicas idle.
-                shards_at_once=max(2, -(-2 * prompts_at_once // (workers * shard_rows))),
-                retry_rejected=self.config.retry_rejected,
-            )
-            total = len(self.source)
-            completed = total - _count_rows(job, pending)
-            bar = self.progress.add_task("sampling and judging", total=total, completed=completed)
+        if not self.config.needs_ray:
+            judge = self.config.external_judge
+            assert judge is not None
+            with contextlib.closing(load_policy(self.config.policy_config)) as policy:
+                await self._run_job(shard_folder, shard_rows, pending, OpenModels(policy, judge.make_ask()), judge)
+            return
+        services = RunServices(self.config, self.folder, self.console, self.progress)
+        async with services.start() as (policy_service, judge_service):
+            models = ServedModels(policy_service, judge_service)
+            await self._run_job(shard_folder, shard_rows, pending, models, judge_service)
+
+    async def _run_job(
+        self,
+        shard_folder: ShardFolder,
+        shard_rows: int,
+        pending: list[int],
+        models: Models,
+        judge: ServiceConfig | RemoteJudge,
+    ) -> None:
+        prompts_at_once = PROMPTS_PER_SLOT * max(1, judge.max_requests // self.comparisons)
+        workers = -(-prompts_at_once // WORKER_ROWS)  # rounded up
+        job = Job(
+            self.source,
+            self.plan(CountedModels(models, shard_folder.folder)),
+            shard_folder.folder,
+            self.config.build_columns(self.file),
+            shard_rows=shard_rows,
+            rows_at_once=-(-prompts_at_once // workers),
+            workers=workers,
+            # Twice the rows in progress: the last slow rows of a shard must not leave replicas idle.
+            shards_at_once=max(2, -(-2 * prompts_at_once // (workers * shard_rows))),
+            retry_rejected=self.config.retry_rejected,
+        )
+        remove_counts(shard_folder.folder)
+        try:
             with self.folder.time_phase("work"):
-                async for report in stream_reports(job):
-                    self.progress.advance(bar, report.rows)
+                await self._follow_job(job, _count_rows(job, pending))
+        finally:
+            remove_counts(shard_folder.folder)
+
+    async def _follow_job(self, job: Job, pending_rows: int) -> None:
+        """Run a job and show its samples, judgments and prompts."""
+        total = len(self.source)
+        with (
+            self.progress.show_phase("sampling", pending_rows * self.config.num_answers) as sampling,
+            self.progress.show_phase("judging", pending_rows * self.comparisons) as judging,
+            self.progress.show_phase("prompts", total, total - pending_rows) as prompts,
+        ):
+
+            def show_counts() -> None:
+                counts = read_counts(job.folder)
+                left = max(0, pending_rows - counts.rows)
+                samples = counts.row_samples + left * self.config.num_answers
+                judgments = counts.row_judgments + left * self.comparisons
+                sampling.set_counts(counts.sampled, running=counts.sampling, total=max(samples, counts.sampled))
+                judging.set_counts(counts.judged, counts.unscored, counts.judging, total=max(judgments, counts.judged))
+                done = min(total, total - pending_rows + counts.rows)
+                prompts.set_counts(done, counts.failed_rows, counts.active_rows)
+
+            async def poll_counts() -> None:
+                while True:
+                    await asyncio.sleep(POLL_S)
+                    await asyncio.to_thread(show_counts)
+
+            polling = asyncio.create_task(poll_counts())
+            finished_rows = total - pending_rows
+            try:
+                async for report in stream_reports(job) if self.config.needs_ray else stream_local_reports(job):
+                    finished_rows += report.rows
+            finally:
+                polling.cancel()
+                await asyncio.gather(polling, return_exceptions=True)
+            show_counts()
+            prompts.set_counts(finished_rows)
 
 
 def _apply_share(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig:

@@ -16,7 +16,8 @@ from flex_judge.alignment.data.sources import SOURCE_FORMS
 from flex_judge.alignment.policy_training.tuning import TRL_ERRORS
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.recipes import JudgeRecipe, PolicyRecipe, RewardRecipe
-from flex_judge.experiments.common.launching import CONFIG_HELP, PROCESSES_HELP
+from flex_judge.experiments.common.launching import add_launch_flags
+from flex_judge.experiments.common.progress import JSON_FLAG, JSON_HELP, set_json_progress
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.embedded import BASE, EMBEDDED
@@ -59,9 +60,8 @@ RECIPES = ("flex-vl-7b", "flex-vl-3b", "flex-vl-32b-lora", "flex-omni-7b", "flex
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 """Environment variable that a launcher sets to enable DeepSpeed."""
 _NO_EVALUATIONS = ("eval_strategy", "no", "the policy is evaluated before and after training")
-
 HELP_ALL = "--help-all"
-ALWAYS_SHOWN = ("accelerate_config", "num_processes", "model_name_or_path", "output_dir")
+ALWAYS_SHOWN = ("accelerate_config", "num_processes", "json_progress", "model_name_or_path", "output_dir")
 """Flags of TRL and the launcher that --help lists in addition to the recipe flags."""
 
 
@@ -191,9 +191,8 @@ def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
     parser = _Parser((kind.recipe, kind.config, ModelConfig), prog=f"flex-judge {kind.name}", allow_abbrev=False)
     parser.formatter_class = _HelpFormatter
     parser.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP[kind.name])
-    # The launcher removes these two before training starts; they are declared here for the help.
-    parser.add_argument("--accelerate_config", metavar="NAME", help=CONFIG_HELP)
-    parser.add_argument("--num_processes", metavar="N", help=PROCESSES_HELP)
+    add_launch_flags(parser)
+    parser.add_argument(JSON_FLAG, action="store_true", help=JSON_HELP)
     _spell_with_dashes(parser, kind)
     if HELP_ALL in argv:
         argv = ["--help" if text == HELP_ALL else text for text in argv]
@@ -212,6 +211,7 @@ def parse_flags(kind: TrainingKind, argv: Sequence[str]) -> TrainingFlags:
     except (*TRL_ERRORS, TypeError, RecursionError, yaml.YAMLError) as e:
         hint = "--config: not YAML in UTF-8: " if isinstance(e, UnicodeDecodeError | RecursionError) else ""
         raise UsageError(f"{hint}{to_one_line(e)}") from e  # an invalid --config, or a setting that TRL rejects
+    set_json_progress(extra.json_progress)
     for flag in ("accelerate_config", "num_processes"):
         if getattr(extra, flag) is not None:
             raise UsageError(f"--{flag} is accepted on the command line only, together with --accelerate_config")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.policy_training.tuning import LOG_FILE, find_last_checkpoint
-from flex_judge.experiments.common.console import reserve_stdout
+from flex_judge.experiments.common.console import print_status, redirect_libraries, reserve_stdout
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.ranks import Ranks
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.training.flags import KINDS, TrainingFlags, parse_flags
 from flex_judge.judges.errors import UsageError
 
+LIBRARY_LOG = "training.log"
+"""What transformers, TRL and other libraries print during the training."""
 SUMMARY = "summary.json"
 """Written at the very end; its presence marks a complete run."""
 
@@ -47,8 +49,21 @@ class TrainingRun(ABC):
             if summary is not None:
                 self._print_status(f"{self.out} is complete: nothing is trained again")
                 return summary
-            self._train_model()
+            with redirect_libraries(self.out / self.record / LIBRARY_LOG) as console:
+                self.console = console
+                self._train_model()
             return self.ranks.run_on_first(self._write_summary)
+
+    @contextmanager
+    def _show_training(self) -> Iterator[None]:
+        """Show the training of the block; only the first rank does."""
+        if not self.ranks.is_first:
+            yield
+            return
+        from flex_judge.experiments.common.training.progress import show_training
+
+        with Progress(self.console) as progress, show_training(progress):
+            yield
 
     @property
     @abstractmethod
@@ -85,7 +100,7 @@ class TrainingRun(ABC):
 
     def _print_status(self, text: str) -> None:
         if self.ranks.is_first:
-            print(f"flex-judge: {text}", file=sys.stderr, flush=True)
+            print_status(text)
 
 
 def run_command(

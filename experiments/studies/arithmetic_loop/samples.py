@@ -10,7 +10,8 @@ from pathlib import Path
 
 from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, ArithmeticQuestion
-from flex_judge.experiments.common.console import build_progress, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -101,11 +102,14 @@ def track_engine_progress(out: Path, title: str) -> Iterator[Callable[[int], Cal
     Yields:
         Function that adds a number of work items and returns the function that marks one item as done.
     """
-    with redirect_libraries(out / "engines.log") as console, build_progress(console) as progress:
-        bar = progress.add_task(title, total=0)
+    with (
+        redirect_libraries(out / "engines.log") as console,
+        Progress(console) as progress,
+        progress.show_phase(title, total=0) as phase,
+    ):
 
         def add_work(total: int) -> Callable[[], object]:
-            progress.update(bar, total=(progress.tasks[bar].total or 0) + total)
-            return lambda: progress.advance(bar)
+            phase.set_counts(phase.done, total=(phase.total or 0) + total)
+            return phase.advance
 
         yield add_work

@@ -131,7 +131,11 @@ def test_judges_with_a_running_service() -> None:
 def test_rejects_a_pointwise_rubric_for_pairs_before_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = make_config(
-        PreferenceRun, rule="two_temperatures", rubric="membrane_permeability", engine="scripted", judge="scripts:x"
+        PreferenceRun,
+        rule="two_temperatures",
+        rubric="membrane_permeability",
+        engine="scripted",
+        judge="scripts:fair_judge",
     )
     with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
         make_preferences(config, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.policies import Completion
 from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore
+from flex_judge.experiments.common.progress import Phase
 from flex_judge.judges import Comparison, Judgment, Message, Status, Usage
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.io.jsonl import Journal, read_rows
@@ -37,7 +38,7 @@ async def test_samples_are_stored_and_never_repeated(tmp_path: Path) -> None:
     for sampled in ([0, 1, 2], []):
         with Journal(tmp_path / "completions.jsonl") as journal:
             samples, policy = SampleStore("policy", [ROW], 3, journal), FakePolicy()
-            samples.attach_policy(policy, lambda: None)
+            samples.attach_policy(policy, Phase("sampling", None, 0, ""))
             completions = await samples.sample(ROW.prompt, Sampling(8), range(3))
             assert completions == [
                 Completion("same", 2, False),
@@ -53,7 +54,7 @@ async def test_copies_get_the_same_judgment_and_failed_judgments_are_repeated(tm
     for status, num_final in ((Status.ENGINE_LOST, 0), (Status.UNPARSEABLE, 2)):
         with Journal(tmp_path / "completions.jsonl") as texts, Journal(tmp_path / "judgments.jsonl") as journal:
             samples = SampleStore("policy", [ROW], 3, texts)
-            samples.attach_policy(FakePolicy(), lambda: None)
+            samples.attach_policy(FakePolicy(), Phase("sampling", None, 0, ""))
             await samples.sample(ROW.prompt, Sampling(8), range(3))
             judgments = JudgmentStore(samples, journal)
             assert judgments.num_final == 0
@@ -62,7 +63,7 @@ async def test_copies_get_the_same_judgment_and_failed_judgments_are_repeated(tm
                 judged_ids.append(comparison.id)
                 return Judgment(comparison.id, status, None, None, "", usage=Usage(5, 0, 5))
 
-            judgments.attach_judge(judge, lambda: None)
+            judgments.attach_judge(judge, Phase("judging", None, 0, ""))
             for _ in range(2):  # two steps of a run
                 await judgments.judge_sample(Comparison("q/0", ROW.prompt, ("same",)))
             assert JudgmentStore(samples, journal).num_final == num_final

@@ -84,7 +84,7 @@ def test_missing_package_error_names_the_install_command(find: Any, name: str, c
 
 
 def test_folder_with_a_checkpoint_resolves(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "judge")
+    folder = write_checkpoint(tmp_path / "judge", config='{"model_type": "llama"}')
     assert resolve_model(str(folder)) == folder
     check_model(str(folder))
 
