@@ -28,6 +28,7 @@ from flex_judge.reward.client.encoding import (
     is_judged,
     split_into_batches,
 )
+from flex_judge.reward.client.responses import DescriptionMethods
 from flex_judge.reward.client.retry import MediaRejectedError, NoResponseError
 from flex_judge.reward.client.transport import Connection
 from flex_judge.reward.types import Reward, RewardSpec, Sample
@@ -38,7 +39,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class JudgeClient:
+class JudgeClient(DescriptionMethods):
     """HTTP client of a judge service.
 
     A client holds settings only; connections belong to the process. It can be pickled, forked, and used from any
@@ -234,6 +235,13 @@ class JudgeClient:
             )
         row_by_index = {**invalid, **dict(zip(encoded, rows, strict=True))}
         return [row_by_index[i] for i in batch.indices]
+
+    async def _request_description(self, path: str) -> dict[str, Any]:
+        connection = self._get_connection()
+        try:
+            return await connection.get(path, connection.loop.time() + min(HEALTH_TIMEOUT_S, self.deadline_s))
+        except NoResponseError as e:
+            raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e
 
     async def _request_health(self) -> dict[str, Any]:
         connection = self._get_connection()

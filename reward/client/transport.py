@@ -12,16 +12,20 @@ from weakref import WeakValueDictionary
 
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.errors import (
-    AccessError,
-    JudgeError,
     MediaError,
     RequestTooLargeError,
     ServiceUnavailableError,
     UsageError,
-    to_one_line,
 )
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.media.types import Media
+from flex_judge.reward.client.responses import (
+    build_error,
+    check_version,
+    describe_response,
+    parse_error,
+    parse_object,
+)
 from flex_judge.reward.client.retry import (
     Backoff,
     MediaRejectedError,
@@ -32,6 +36,7 @@ from flex_judge.reward.client.retry import (
     get_circuit,
     parse_retry_after,
 )
+from flex_judge.reward.wire import WIRE_HEADER, WIRE_VERSION
 
 if TYPE_CHECKING:
     import httpx
@@ -60,7 +65,7 @@ class Connection:
         self._url = url
         self._retry_s = retry_s
         self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={WIRE_HEADER: WIRE_VERSION} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=httpx.Timeout(attempt_s, connect=min(CONNECT_TIMEOUT_S, attempt_s), pool=None),
             # The semaphores above limit concurrency; httpx's own pool limit would count waiting group members too.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
@@ -126,16 +131,25 @@ class Connection:
             except NoResponseError as e:
                 raise NoResponseError(f"{problem}; then {e}" if problem else str(e)) from e
             if response.status_code != 409:
-                return _parse_object(response)
-            missing = {digest for digest in _parse_object(response).get("missing_media", ()) if digest in media}
+                return parse_object(response)
+            missing = {digest for digest in parse_object(response).get("missing_media", ()) if digest in media}
             if not missing:
-                raise UsageError(f"{self._url} answered 409 to POST {path}: {_describe_response(response)}")
+                raise UsageError(f"{self._url} answered 409 to POST {path}: {describe_response(response)}")
             for digest in missing:
                 self._uploaded.pop(digest, None)
             if problem:
                 # The second 409 in a row: the media store evicts uploads faster than requests use them, so wait.
                 await self._sleep_before_retry(backoff.next_delay(), deadline, problem)
-            problem = f"409: {_describe_response(response)}"
+            problem = f"409: {describe_response(response)}"
+
+    async def get(self, path: str, deadline: float) -> dict[str, Any]:
+        """Request a JSON object, with retries.
+
+        Raises:
+            NoResponseError: the deadline passed.
+            UsageError: the service rejected the request.
+        """
+        return parse_object(await self._send_request("GET", path, deadline, b"", {}))
 
     async def get_health(self, deadline: float) -> dict[str, Any]:
         """Request `/healthz` once, without retries.
@@ -151,8 +165,8 @@ class Connection:
         except (httpx.TransportError, TimeoutError) as e:
             raise NoResponseError(describe_no_response(e)) from e
         if response.status_code != 200:
-            raise NoResponseError(f"GET /healthz: {response.status_code}: {_describe_response(response)}")
-        return _parse_object(response)
+            raise NoResponseError(f"GET /healthz: {response.status_code}: {describe_response(response)}")
+        return parse_object(response)
 
     async def wait_until_healthy(self, seconds: float) -> None:
         """Wait until the service reports that it is healthy; concurrent callers share one probe.
@@ -204,19 +218,20 @@ class Connection:
                 # The problem of an earlier try says more than this try, which the deadline cut short.
                 raise NoResponseError(problem or describe_no_response(e)) from e
             else:
+                check_version(self._url, response)
                 if response.is_success or response.status_code == 409:
                     self._has_responded = True
                     return response
                 if not self._is_transient(response):
-                    raise _build_error(self._url, response, method, path)
-                problem = f"{response.status_code}: {_describe_response(response)}"
+                    raise build_error(self._url, response, method, path)
+                problem = f"{response.status_code}: {describe_response(response)}"
                 retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
-                is_away = _parse_error(response) is None  # a proxy answered in place of the service
+                is_away = parse_error(response) is None  # a proxy answered in place of the service
             await self._sleep_before_retry(backoff.next_delay(retry_after_s), deadline, problem, is_away)
 
     def _is_transient(self, response: httpx.Response) -> bool:
         # A restarting service opens its port before it adds its routes: it answers 404 without our error body.
-        is_starting = response.status_code == 404 and self._has_responded and _parse_error(response) is None
+        is_starting = response.status_code == 404 and self._has_responded and parse_error(response) is None
         return response.status_code in TRANSIENT_STATUSES or is_starting
 
     async def _sleep_before_retry(self, seconds: float, deadline: float, problem: str, is_away: bool = False) -> None:
@@ -258,41 +273,3 @@ class Connection:
             self._uploaded[digest] = None
             if len(self._uploaded) > MAX_REMEMBERED_UPLOADS:
                 self._uploaded.popitem(last=False)
-
-
-def _parse_error(response: httpx.Response) -> str | None:
-    """Parse the error message of a judge service; None if the response comes from another program."""
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body["error"] if isinstance(body, dict) and isinstance(body.get("error"), str) else None
-
-
-def _describe_response(response: httpx.Response) -> str:
-    text = _parse_error(response) or response.text
-    # One bounded line: the text may be the HTML error page of a proxy.
-    return to_one_line(text)[:500] or response.reason_phrase
-
-
-def _parse_object(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        text = _describe_response(response)
-        raise UsageError(f"{response.url}: expected a JSON object, got {text!r:.80}; is this a judge service?")
-    return body
-
-
-def _build_error(url: str, response: httpx.Response, method: str, path: str) -> JudgeError:
-    """Build the error for a response that a retry would not change."""
-    line, status = _describe_response(response), response.status_code
-    if status in (401, 403):
-        return AccessError(f"{url}: {line}; pass the key as api_key or set FLEX_JUDGE_API_KEY")
-    if status == 413:
-        return RequestTooLargeError(f"{url}: {line}; send fewer items per request (chunk), or raise the service limits")
-    if status in (400, 422):
-        return MediaError(line) if method == "PUT" else UsageError(line)
-    return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")

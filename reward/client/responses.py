@@ -1,0 +1,115 @@
+"""Responses of a judge service: their JSON, and the errors that they stand for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flex_judge.judges.concurrency import await_in_background, run_in_background
+from flex_judge.judges.errors import (
+    AccessError,
+    IncompatibleVersionError,
+    JudgeError,
+    MediaError,
+    RequestTooLargeError,
+    UsageError,
+    to_one_line,
+)
+from flex_judge.reward.wire import WIRE_HEADER, check_service_version
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def parse_error(response: httpx.Response) -> str | None:
+    """Parse the error message of a judge service; None if the response comes from another program."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body["error"] if isinstance(body, dict) and isinstance(body.get("error"), str) else None
+
+
+def describe_response(response: httpx.Response) -> str:
+    """Describe a response in one line: its error message, or its text."""
+    text = parse_error(response) or response.text
+    # One bounded line: the text may be the HTML error page of a proxy.
+    return to_one_line(text)[:500] or response.reason_phrase
+
+
+def parse_object(response: httpx.Response) -> dict[str, Any]:
+    """Parse a JSON object, or raise UsageError if the response is anything else."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        text = describe_response(response)
+        raise UsageError(f"{response.url}: expected a JSON object, got {text!r:.80}; is this a judge service?")
+    return body
+
+
+def check_version(url: str, response: httpx.Response) -> None:
+    """Raise IncompatibleVersionError if the service has another major version of the wire format.
+
+    The service's own error says the same in its words, so it comes first.
+    """
+    if response.status_code == 400 and _has_wire_version(response):
+        raise IncompatibleVersionError(f"{url}: {describe_response(response)}")
+    check_service_version(response.headers.get(WIRE_HEADER), url)
+
+
+def _has_wire_version(response: httpx.Response) -> bool:
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and bool(body.get("wire_version"))
+
+
+def build_error(url: str, response: httpx.Response, method: str, path: str) -> JudgeError:
+    """Build the error for a response that a retry would not change."""
+    line, status = describe_response(response), response.status_code
+    if status in (401, 403):
+        return AccessError(f"{url}: {line}; pass the key as api_key or set FLEX_JUDGE_API_KEY")
+    if status == 413:
+        return RequestTooLargeError(f"{url}: {line}; send fewer items per request (chunk), or raise the service limits")
+    if status in (400, 422):
+        return MediaError(line) if method == "PUT" else UsageError(line)
+    return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")
+
+
+class DescriptionMethods:
+    """Methods of a client that read what a service says about itself."""
+
+    async def rubrics(self) -> list[dict[str, Any]]:
+        """Request the rubrics of the service: name, kind, scale, number of responses, digest.
+
+        Raises:
+            UsageError: the service rejects the key, or has another version.
+            ServiceUnavailableError: no response within ten seconds.
+        """
+        return list((await await_in_background(self._request_description("/v1/rubrics")))["rubrics"])
+
+    async def models(self) -> list[str]:
+        """Request the names of the service's models, see `rubrics` for the errors."""
+        response = await await_in_background(self._request_description("/v1/models"))
+        return [model["id"] for model in response["data"]]
+
+    async def version(self) -> dict[str, Any]:
+        """Request the versions of the service's package, wire format and ledger, see `rubrics` for the errors."""
+        return await await_in_background(self._request_description("/version"))
+
+    def rubrics_sync(self) -> list[dict[str, Any]]:
+        """Request the rubrics from code without an event loop, see `rubrics`."""
+        return list(run_in_background(self._request_description("/v1/rubrics"))["rubrics"])
+
+    def models_sync(self) -> list[str]:
+        """Request the model names from code without an event loop, see `models`."""
+        return [model["id"] for model in run_in_background(self._request_description("/v1/models"))["data"]]
+
+    def version_sync(self) -> dict[str, Any]:
+        """Request the versions from code without an event loop, see `version`."""
+        return run_in_background(self._request_description("/version"))
+
+    async def _request_description(self, path: str) -> dict[str, Any]:
+        raise NotImplementedError
