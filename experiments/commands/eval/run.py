@@ -176,7 +176,7 @@ class _BenchmarkRun:
             return JudgeQueue(
                 judge,
                 lambda _row, _comparison: None,
-                lambda judgment: journal.append(judgment.to_json()),
+                journal.append,
                 lambda: self.progress.advance(bar),
             )
 
