@@ -17,6 +17,7 @@ from flex_judge.experiments.common.command_extras import (
     explain_missing_module,
     require_command_extras,
 )
+from flex_judge.experiments.common.command_line import LAUNCHED_COMMAND, format_command, record_command
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 from flex_judge.judges.io.storage import find_storage_error
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    record_command(["flex-judge", *argv])
     try:
         _make_files_private()
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
@@ -116,6 +118,7 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
     from flex_judge.experiments.common.launching import build_launch_command
 
     if command := build_launch_command(name, argv):
+        os.environ[LAUNCHED_COMMAND] = format_command(["flex-judge", name, *argv])
         # Replaces this process, so that signals reach the launcher and its exit status is ours.
         os.execv(command[0], command)
     if name == "sft":
@@ -177,7 +180,7 @@ COMMANDS = {
     "curate": Command("Build training data for a judge from a teacher's judgments. Resumable.", "curate"),
     "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
     "bench": Command("Measure one performance ratio on this machine.", "bench"),
-    "report": Command("Rebuild the HTML page of a finished demo or benchmark run.", "report"),
+    "report": Command("Write the HTML page of a run again, also of an unfinished one.", "report"),
     "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
 }
 TRAINING_COMMANDS = {

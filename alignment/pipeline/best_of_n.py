@@ -13,8 +13,9 @@ from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.io.comparison_rows import COMPARISON, comparison_to_json
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.types import content_to_text
+from flex_judge.judges.types import Comparison, content_to_text
 from flex_judge.reward.groups.methods import JudgeFunction
 
 
@@ -51,11 +52,20 @@ class BestOfNWork:
         selection = await select_best(row.prompt, sampled.responses, self.plan.selection, self.ask, row.id)
         check_judgments(selection.judgments)
         judgment_rows = [
-            {**judgment_to_json(judgment), "prompt": row.id, "responses": list(members)}
+            {
+                **judgment_to_json(judgment),
+                "prompt": row.id,
+                "responses": list(members),
+                COMPARISON: comparison_to_json(self._rebuild_comparison(sampled, members), row.where),
+            }
             for judgment, members in zip(selection.judgments, selection.judged, strict=True)
         ]
         tables = {"best_of_n": [make_best_of_n_row(sampled, selection)], "judgments": judgment_rows}
         return RowResult(tables, needs_retry=needs_retry(selection.judgments))
+
+    def _rebuild_comparison(self, sampled: SampledPrompt, members: Sequence[int]) -> Comparison:
+        responses = tuple(sampled.responses[member] for member in members)
+        return Comparison(sampled.row.id, sampled.row.prompt, responses, self.plan.selection.rubric)
 
 
 def make_sampled_row(

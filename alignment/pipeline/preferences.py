@@ -23,6 +23,7 @@ from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.comparison_rows import COMPARISON, comparison_to_json
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.methods import JudgeFunction
@@ -87,7 +88,10 @@ class PreferenceWork:
             "kept": dict(row.kept),
             **({"note": sampled.note} if sampled.note else {}),
         }
-        judgment_rows = [{**judgment_to_json(judgment), "prompt": row.id} for judgment in judgments]
+        judgment_rows = [
+            {**judgment_to_json(judgment), "prompt": row.id, COMPARISON: comparison_to_json(comparison, row.where)}
+            for judgment, comparison in zip(judgments, comparisons, strict=True)
+        ]
         tables = {"preferences": rows, "judgments": judgment_rows, "completions": [completions]}
         return RowResult(tables, stats, needs_retry=needs_retry(judgments))
 

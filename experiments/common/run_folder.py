@@ -1,21 +1,28 @@
-"""Run folder: records the settings of a run, and is locked by the process that works in it."""
+"""Run folder: records the settings of a run, is locked by the process that works in it, and gets a page."""
 
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.experiments.common.command_line import get_command
+from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_text
 
 START_FILES = ("run.json", ".lock", "engines.log")
 """Files that a start writes before there is a result."""
+PAGES_MODULE = "flex_judge.experiments.commands.report.pages"
+"""Module that writes pages. Loaded by name, because it depends on the commands, which depend on this one."""
+MAX_STOPPED_BYTES = 64 * 1024**2
+"""Size of the result files up to which a stopped run writes its page: a stop must not take long."""
 
 
 class RunFolder:
@@ -26,16 +33,20 @@ class RunFolder:
         ...     ...
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], flag: str = "--out") -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], flag: str = "--out", kind: str = "") -> None:
         """Describe a run folder; entering it locks it.
 
         Args:
             path: the folder.
             settings: settings that determine the results of the run.
             flag: name of the folder's flag in error messages.
+            kind: command or study that the run belongs to, which decides about its page; empty for a run without one.
         """
         self.path = path
+        self.kind = kind
         self._flag = flag
+        self._state: dict[str, Any] = {}
+        self._is_finished = False
         self.settings = dict(settings)
         self.seconds: dict[str, float] = {}
         """Seconds spent in each phase over all starts of the run; phases can overlap."""
@@ -62,8 +73,25 @@ class RunFolder:
         self._save_state()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._is_finished = kind is None
+            self._save_state()
+            if self.kind:
+                tables = [*self.path.glob("*.jsonl"), *self.path.glob("shards/*.jsonl")]
+                write_page(self.path, tables, is_stopped=kind is not None)
+        finally:
+            self._lock.close()
+
+    def expect_rows(self, count: int, noun: str) -> None:
+        """Record how many rows the run has, so that the page of an unfinished run can say how many are left.
+
+        Args:
+            count: number of rows.
+            noun: what a row is, in the singular: `prompt`, `judgment`.
+        """
+        self._state["expected"] = {"count": count, "noun": noun}
+        self._save_state()
 
     @contextmanager
     def time_phase(self, name: str) -> Iterator[None]:
@@ -93,6 +121,7 @@ class RunFolder:
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
             recorded = run["settings"]
+            self._state = {name: run[name] for name in ("expected", "command") if name in run}
             self.seconds, self._earlier_seconds = run["seconds"], run["total_seconds"]
         except (ValueError, KeyError, TypeError) as e:
             raise UsageError(f"{file} is broken; delete {self.path} or choose another {self._flag}") from e
@@ -109,5 +138,42 @@ class RunFolder:
         return any(path.stat().st_size for path in files)
 
     def _save_state(self) -> None:
-        state = {"settings": self.settings, "seconds": self.seconds, "total_seconds": self.total_seconds}
+        # A run that is continued from Python keeps the command that started it.
+        self._state |= {"command": get_command()} if get_command() else {}
+        state = {
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "total_seconds": self.total_seconds,
+            **({"kind": self.kind} if self.kind else {}),
+            "is_finished": self._is_finished,
+            **self._state,
+        }
         write_text(self.path / "run.json", dump_json(state, indent=2) + "\n")
+
+
+def write_page(run: Path, tables: Sequence[Path], *, is_stopped: bool) -> None:
+    """Write the page of a run that has ended. A stopped run gets one if that is quick, and a line that says where it is.
+
+    Never raises: the page can be written again, and must not replace the reason of a stop.
+
+    Args:
+        run: folder of the run, or its file of judgments.
+        tables: result files that the page is made from.
+        is_stopped: whether the run ended before it was finished.
+    """
+    if is_stopped and not (size := sum(path.stat().st_size for path in tables if path.is_file())):
+        return
+    try:
+        if not is_stopped:
+            importlib.import_module(PAGES_MODULE).write_page(run)
+            return
+        if size > MAX_STOPPED_BYTES:
+            text = f"for a page of the unfinished run: flex-judge report {run}"
+        else:
+            text = f"page of the unfinished run: {importlib.import_module(PAGES_MODULE).write_page(run)}"
+    except KeyboardInterrupt:  # a second Ctrl-C, after the first one ended the run
+        return
+    except Exception as e:  # noqa: BLE001 - the results are on the disk
+        text = f"no page was written: {to_one_line(e)}; try: flex-judge report {run}"
+    with suppress(OSError):
+        print(f"flex-judge: {to_one_line(text)}", file=sys.stderr, flush=True)

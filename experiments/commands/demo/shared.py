@@ -11,6 +11,7 @@ from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.experiments.common.progress import Phase
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines.base import Sampling
+from flex_judge.judges.io.comparison_rows import COMPARISON, comparison_to_json
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.judgments import Judgment, Status, Usage
 from flex_judge.judges.types import Comparison, Message
@@ -115,15 +116,15 @@ class JudgmentStore:
             self._phase.running += 1
             judgment = await self._judge(comparison)
             self._phase.running -= 1
-            self._store_judgment(judgment)
+            self._store_judgment(judgment, comparison)
         for copy in self._samples.find_copies(comparison.id):
             if copy not in self._final:
                 provenance = {**judgment.provenance, "copy_of": comparison.id}
-                self._store_judgment(replace(judgment, id=copy, usage=Usage(), provenance=provenance))
+                self._store_judgment(replace(judgment, id=copy, usage=Usage(), provenance=provenance), comparison)
         return judgment
 
-    def _store_judgment(self, judgment: Judgment) -> None:
-        self.journal.append(judgment.to_json())
+    def _store_judgment(self, judgment: Judgment, comparison: Comparison) -> None:
+        self.journal.append({**judgment.to_json(), COMPARISON: comparison_to_json(comparison)})
         # A judgment without a final status is repeated only by the next run, not by the next step of this one.
         self._final[judgment.id] = judgment
         if self._phase is not None:

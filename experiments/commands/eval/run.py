@@ -174,12 +174,7 @@ class _BenchmarkRun:
     ) -> tuple[list[Judgment], dict[str, str]]:
         async def judge_all(judge: AskJudge, concurrency: int) -> tuple[list[Judgment], dict[str, str]]:
             with self.progress.show_phase("judging", total=num_done + len(pending), done=num_done) as phase:
-                queue = JudgeQueue(
-                    judge,
-                    lambda _row, _comparison: None,
-                    lambda judgment: journal.append(judgment.to_json()),
-                    phase,
-                )
+                queue = JudgeQueue(judge, lambda _row, _comparison: None, journal.append, phase)
                 await queue.judge_all(pending, concurrency)
                 return queue.collect_in_order(pending)
 

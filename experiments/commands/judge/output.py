@@ -10,12 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flex_judge.experiments.common.command_line import get_command
+from flex_judge.experiments.common.run_folder import write_page
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.comparison_rows import COMPARISON, read_comparison_json
 from flex_judge.judges.io.files import read_table, require_rows, write_table
-from flex_judge.judges.io.jsonl import Journal
+from flex_judge.judges.io.json_values import dump_json
+from flex_judge.judges.io.jsonl import Journal, write_text
 from flex_judge.judges.judgments import Judgment, Status
 
 ENDINGS = (".jsonl", ".parquet")
+PAGE_ENDING = ".html"
+"""Ending, after the name of the file of judgments, of its page."""
+RECORD_ENDING = ".run.json"
+"""Ending, after the name of the file of judgments, of the record of its run."""
 RETRIED_STATUSES = (Status.OVERLONG, Status.INVALID_INPUT)
 """Final statuses that are tried again: neither the model's context length nor the state of a file is part of a key."""
 _REQUIRED_KEYS = {"id", "status", "votes", "provenance"}
@@ -34,6 +42,11 @@ class JudgmentFile:
         """Log of library output and of rows that could not be judged."""
         return self.path.with_name(self.path.name + ".log")
 
+    @property
+    def page_path(self) -> Path:
+        """Page of the run."""
+        return self.path.with_name(self.path.name + PAGE_ENDING)
+
     def find_final_judgment(self, id: str, key: str) -> Judgment | None:
         """Find the judgment of an earlier run; None if it is missing or if a retry may succeed.
 
@@ -48,20 +61,33 @@ class JudgmentFile:
         statuses = {judgment.status, *(vote.status for vote in judgment.votes)}
         return judgment if all(s.is_final and s not in RETRIED_STATUSES for s in statuses) else None
 
-    def add(self, judgment: Judgment) -> None:
-        """Append a judgment, so that it survives a crash of this process."""
-        self._journal.append(judgment.to_json())
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append the row of a judgment, so that it survives a crash of this process."""
+        self._journal.append(row)
 
     def finish(self, judgments: Sequence[Judgment], missing: Collection[str] = ()) -> None:
         """Rewrite the file with the judgments in this order, then stored judgments of rows that have none in this run.
 
         A replay has no judgment of a row that is not recorded, and an earlier run may have one.
         """
-        stored = [self._journal.rows[row_id] for row_id in missing if row_id in self._journal.rows]
+        rows = [judgment.to_json() | self._find_comparison(judgment.id) for judgment in judgments]
+        rows += [self._journal.rows[row_id] for row_id in missing if row_id in self._journal.rows]
+        if self.path.suffix == ".parquet":
+            rows = [_encode_comparison(row) for row in rows]
         # The journal has judgments in the order of completion, and may have several of one comparison.
-        write_table(self.path, [*(judgment.to_json() for judgment in judgments), *stored])
+        write_table(self.path, rows)
         if self._journal.path != self.path:
             self._journal.path.unlink()
+
+    def _find_comparison(self, id: str) -> dict[str, Any]:
+        comparison = read_comparison_json(self._journal.rows.get(id, {}))
+        return {COMPARISON: comparison} if comparison else {}
+
+
+def _encode_comparison(row: dict[str, Any]) -> dict[str, Any]:
+    """Write the comparison of a row as JSON text: the parts of messages have no common type, as Parquet needs."""
+    comparison = read_comparison_json(row)
+    return {**row, COMPARISON: dump_json(comparison)} if comparison else row
 
 
 @contextmanager
@@ -101,6 +127,36 @@ def open_judgment_file(path: Path, ids: Collection[str], num_unreadable: int = 0
             if journal_path.exists() and not journal_path.stat().st_size:
                 journal_path.unlink()
             raise
+
+
+@contextmanager
+def record_run(path: Path, settings: Mapping[str, Any], count: int) -> Iterator[None]:
+    """Record a run next to its file of judgments, and write its page when it ends, finished or not.
+
+    Args:
+        path: file of judgments.
+        settings: settings of the run, for the page.
+        count: number of comparisons.
+    """
+    record = {"kind": "judge", "settings": settings, "expected": {"count": count, "noun": "comparison"}}
+    record |= {"command": get_command()} if get_command() else {}
+
+    def save_record(is_finished: bool) -> None:
+        file = path.with_name(path.name + RECORD_ENDING)
+        write_text(file, dump_json({**record, "is_finished": is_finished}, indent=2) + "\n")
+
+    tables = [path, path.with_name(path.name + ".jsonl")]
+    try:
+        save_record(False)
+        yield
+        save_record(True)
+    except BaseException:
+        if any(table.is_file() and table.stat().st_size for table in tables):
+            write_page(path, tables, is_stopped=True)
+        else:
+            path.with_name(path.name + RECORD_ENDING).unlink(missing_ok=True)
+        raise
+    write_page(path, tables, is_stopped=False)
 
 
 @contextmanager

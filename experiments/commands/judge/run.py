@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
@@ -22,6 +22,7 @@ from flex_judge.judges.errors import (
     is_input_error,
     to_one_line,
 )
+from flex_judge.judges.io.comparison_rows import COMPARISON, comparison_to_json
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.settings import JudgeConfig
@@ -173,7 +174,7 @@ class JudgeQueue:
     Args:
         ask: Judge of one comparison, such as `FlexJudge.ajudge` or the method of a service.
         find_stored: Lookup of a stored judgment.
-        store: Callback for each new judgment.
+        store: Callback for the row of each new judgment: its JSON values, with the comparison under `COMPARISON`.
         phase: Progress that counts the rows.
     """
 
@@ -181,7 +182,7 @@ class JudgeQueue:
         self,
         ask: Callable[[Comparison], Awaitable[Judgment]],
         find_stored: Callable[[JudgeableRow, Comparison], Judgment | None],
-        store: Callable[[Judgment], None],
+        store: Callable[[dict[str, Any]], None],
         phase: Phase,
     ) -> None:
         self._ask, self._find_stored, self._store, self._phase = ask, find_stored, store, phase
@@ -242,7 +243,7 @@ class JudgeQueue:
             votes = tuple(replace(vote, detail=problem) for vote in judgment.votes)
             judgment = replace(judgment, votes=votes)
         self._judgments[row.id] = judgment
-        self._store(judgment)
+        self._store({**judgment.to_json(), COMPARISON: comparison_to_json(comparison, row.where)})
 
     def _reject(self, row: JudgeableRow, error: Exception) -> None:
         """Store the error of a row that cannot be judged, and a judgment with it, so that no row is missing.
@@ -256,7 +257,7 @@ class JudgeQueue:
         self._errors[row.id] = problem = _name_row(row, problem)
         judgment = Judgment.from_failure(row.id, Status.INVALID_INPUT, problem, provenance={"row": row.where})
         self._judgments[row.id] = judgment
-        self._store(judgment)
+        self._store({**judgment.to_json(), COMPARISON: {"where": row.where}})
 
 
 def _name_row(row: JudgeableRow, problem: str) -> str:

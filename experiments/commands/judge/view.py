@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from flex_judge.alignment.data.hub import HUB
 from flex_judge.alignment.data.sources import open_source
 from flex_judge.alignment.reporting.model import Cell, Table
 from flex_judge.experiments.commands.judge.config import JudgeRun
-from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file
+from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file, record_run
 from flex_judge.experiments.commands.judge.run import JudgeableRow, JudgeResult, LoadedRow, check_judge, judge_rows
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
@@ -71,6 +72,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
             num_unreadable = sum(isinstance(row, InvalidRow) for row in rows)
             ids = {row.id for row in rows}
             output = stack.enter_context(open_judgment_file(Path(config.out), ids, num_unreadable))
+            stack.enter_context(record_run(output.path, _describe_run(config, options.file), len(rows)))
         # Library output goes to a log next to the output file, or nowhere, but never between the judgments.
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
@@ -99,6 +101,19 @@ def read_comparison_source(config: JudgeRun, file: str) -> list[ComparisonFileRo
     source = open_source(file)
     table = source.read_range(0, len(source), columns.wrap_needs(is_comparison_column))
     return parse_comparisons(table, source.name, source.folder, rubric=config.rubric, view=config.view, columns=columns)
+
+
+def _describe_run(config: JudgeRun, file: str | None) -> dict[str, Any]:
+    """Describe the settings of a run for its page."""
+    return {
+        "input": file or "one comparison from flags",
+        "judge": config.judge.engine.model,
+        "adapter": config.judge.engine.adapter,
+        "engine": config.judge.engine.engine,
+        "rubric": config.rubric,
+        "replay": config.replay,
+        "judging": repr(config.judge.settings),
+    }
 
 
 def _check_options(config: JudgeRun, options: argparse.Namespace) -> None:
@@ -198,7 +213,7 @@ def _print_summary(result: JudgeResult, output: JudgmentFile | None) -> None:
             log.writelines(f"not judged: {error}\n" for error in result.errors.values())
         lines.append(f"all rows that were not judged: {output.log_path}")
     if output:
-        lines.append(f"judgments: {output.path}")
+        lines += [f"judgments: {output.path}", f"page: {output.page_path}"]
     console = open_console(stderr=True)
     for line in lines:
         console.print(escape_control_characters(line), markup=False, soft_wrap=True)

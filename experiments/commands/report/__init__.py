@@ -1,4 +1,4 @@
-"""`flex-judge report`: rebuild the HTML page of a run."""
+"""`flex-judge report`: write the HTML page of a run, finished or not."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("run", metavar="RUN", help="Folder of a finished run of flex-judge demo or flex-judge eval")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="Folder of a run (--out), model folder of a training, or file of judgments; the run may be unfinished",
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from flex_judge.experiments.commands.report.run import write_run_page
+    from flex_judge.experiments.commands.report.pages import write_page
 
-    print(write_run_page(Path(options.run)))
+    print(write_page(Path(options.run)))
     return 0

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import TableRow, as_number, as_percent
+from flex_judge.experiments.common.reporting.runs import PAGE
 from flex_judge.experiments.common.reporting.terminal import print_run
 from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a best-of-N run and the paths of its results."""
-    rows: list[TableRow] = [
+    metrics = list_best_of_n_metrics(summary)
+    print_run(f"{summary['judge']} judging {summary['policy']}", summary, list_best_of_n_rows(summary), metrics)
+    _print_notes(summary)
+    print(f"\nBest answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}\nPage: {out / PAGE}")
+
+
+def list_best_of_n_rows(summary: Mapping[str, Any]) -> list[TableRow]:
+    """List the counts of a best-of-N run."""
+    return [
         ("Prompts with a best answer", f"{summary['done'] - summary['unscored']} of {summary['prompts']}"),
         ("  ties broken at random", summary["tied"]),
         *_list_failures(summary),
@@ -22,12 +31,10 @@ def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
         *((f"  answers {status.replace('_', ' ')}", n) for status, n in summary["statuses"].items()),
         ("Truncated answers", summary["cut"]),
     ]
-    print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows, _list_best_of_n_metrics(summary))
-    _print_notes(summary)
-    print(f"\nBest answers: {out / 'best_of_n.jsonl'}\nAll judgments: {out / 'judgments.jsonl'}")
 
 
-def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
+def list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
+    """List the accuracies of a best-of-N run, or the scores if the right answers are not known."""
     if accuracies := summary["accuracies"]:
         yield "Right: pass@1 (first sample)", as_percent(accuracies["pass_at_1"])
         yield "Right: random sample", as_percent(accuracies["random"])
@@ -43,7 +50,15 @@ def _list_best_of_n_metrics(summary: Mapping[str, Any]) -> Iterator[TableRow]:
 
 def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a preference data set and its path."""
-    rows: list[TableRow] = [
+    print_run(f"{summary['judge']} judging {summary['policy']}", summary, list_preference_rows(summary))
+    _print_notes(summary)
+    print(f"\n{format_count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
+    print(f"Page: {out / PAGE}")
+
+
+def list_preference_rows(summary: Mapping[str, Any]) -> list[TableRow]:
+    """List the counts of a preference data set."""
+    return [
         ("Prompts", f"{summary['done']} of {summary['prompts']}"),
         *_list_failures(summary),
         ("Preference pairs", summary["pairs"]),
@@ -51,9 +66,6 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
         *((f"Judgments {status.replace('_', ' ')}", n) for status, n in summary["judgments"].items()),
         *((f"Pairs with a correct {name} answer", n) for name, n in (summary["right"] or {}).items()),
     ]
-    print_run(f"{summary['judge']} judging {summary['policy']}", summary, rows)
-    _print_notes(summary)
-    print(f"\n{format_count(summary['pairs'], 'preference pair')}, with their data card: {out / 'data'}")
 
 
 def _print_notes(summary: Mapping[str, Any]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import Report, format_cell
+from flex_judge.experiments.common.reporting.blocks import Page, show_hidden_characters
 from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 from flex_judge.judges.io.jsonl import write_text
 
 
-def write_page(path: Path, report: Report, template: str = "page.html", **values: Any) -> Path:
+def write_page(path: Path, report: Report | Page, template: str = "page.html", **values: Any) -> Path:
     """Write a report as an HTML page.
 
     Args:
@@ -37,6 +38,7 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
         loader=jinja2.PackageLoader("flex_judge.experiments.common.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -46,3 +48,8 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
     # Models can generate half a surrogate pair, which UTF-8 cannot encode; it becomes a question mark.
     write_text(path, page.encode("utf-8", errors="replace").decode())
     return path
+
+
+def _finalize_value(value: Any) -> Any:
+    """Make control characters visible in every text of a page; markup of the templates is unchanged."""
+    return show_hidden_characters(value) if type(value) is str else value
