@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,18 +80,40 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     if address and address.rpartition(":")[0] in LOOPBACK and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
+    from ray._private import worker
 
+    print_message = worker.print_to_stdstream
     with ExitStack() as stack:
-        if address:
-            _join_cluster(ray, address)
-        else:
+        stack.callback(setattr, worker, "print_to_stdstream", print_message)
+        if not address:
             stack.enter_context(_run_cleanup_process())
-            _start_ray(ray)
+        # Registered first, because an interrupt may leave a Ray that is half started.
         stack.callback(ray.shutdown)
+        stack.callback(silence_ray_messages)
+        with _keep_signal_handler():
+            if address:
+                _join_cluster(ray, address)
+            else:
+                with _detach_from_terminal():
+                    _start_ray(ray)
         resources = ray.cluster_resources()
         ports = [(n["NodeManagerAddress"], n["MetricsExportPort"]) for n in ray.nodes() if n["Alive"]]
         metrics = tuple(f"http://{host}:{port}/metrics" for host, port in ports)
         yield Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), local=not address, metrics=metrics)
+
+
+def silence_ray_messages() -> None:
+    """Print no more messages of Ray's until `connect` is called again.
+
+    Called before a shutdown, because Ray reports the end of its own actors as failures.
+    """
+    from ray._private import worker  # Ray has no public setting for these messages
+
+    worker.print_to_stdstream = _discard_message
+
+
+def _discard_message(*_: object, **__: object) -> None:
+    pass
 
 
 def check_address(address: str) -> None:
@@ -144,6 +168,45 @@ def _start_ray(ray_module: ray) -> None:  # type: ignore[valid-type]
                 raise ClusterError(f"a local Ray did not start: {get_first_line(e, 200)}") from e
             ray_module.shutdown()
     os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
+
+
+_starts_ray = False
+
+
+def _start_session_of_ray() -> None:
+    if _starts_ray:
+        os.setsid()
+
+
+os.register_at_fork(after_in_child=_start_session_of_ray)
+
+
+@contextmanager
+def _detach_from_terminal() -> Iterator[None]:
+    """Start the processes of Ray outside of the terminal's session.
+
+    Otherwise Ctrl-C, a closed terminal and timeout(1), which signal all processes of a command, would end Ray before
+    the command has drained it or saved its work.
+    """
+    global _starts_ray
+    _starts_ray = True
+    try:
+        yield
+    finally:
+        _starts_ray = False
+
+
+@contextmanager
+def _keep_signal_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which `ray.init` replaces with one that raises SystemExit."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as e:
+        raise KeyboardInterrupt from e
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_working_folder() -> None:

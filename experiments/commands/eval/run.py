@@ -6,7 +6,7 @@ the judge; `items.jsonl` with the result of each item; `summary.json` and `repor
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import hashlib
 import platform
 from collections import Counter
@@ -25,6 +25,7 @@ from flex_judge.experiments.commands.eval.summary import build_item_row, build_s
 from flex_judge.experiments.commands.judge.run import JudgeQueue
 from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.json_values import dump_json
@@ -181,14 +182,14 @@ class _BenchmarkRun:
             )
 
         if self.config.needs_ray:
-            return asyncio.run(self._judge_on_ray(pending, make_queue))
+            return run_async(self._judge_on_ray(pending, make_queue))
         loading = self.progress.add_task("loading the judge", total=None)
         config = self.config.build_judge_config(str(self.out))
         judge = FlexJudge(load_engine(config.engine), config.settings)
         self.progress.update(loading, total=1, completed=1)
         try:
             queue = make_queue(judge.ajudge)
-            asyncio.run(queue.judge_all(pending, self.config.concurrency))
+            run_async(queue.judge_all(pending, self.config.concurrency))
             return queue.collect_in_order(pending)
         finally:
             judge.close()
@@ -199,7 +200,9 @@ class _BenchmarkRun:
         starting = self.progress.add_task("starting Ray", total=None)
         # The name is unique to this folder, because others may have runs on a shared cluster.
         suffix = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
-        with connect(self.config.address) as cluster:
+        with contextlib.ExitStack() as stack:
+            with interrupt_on_stop():
+                cluster = stack.enter_context(connect(self.config.address))
             judge = self.config.build_judge_config(str(self.out))
             config = ServiceConfig(judge, self.config.replicas, name=f"flex-judge-eval-{suffix}").place_on(cluster)
             async with JudgeService(config, private=True) as service:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines import load_engine, resolve_engine
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
@@ -155,7 +156,7 @@ def judge_rows(
 
     queue = JudgeQueue(judge.ajudge, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
     try:
-        asyncio.run(queue.judge_all(rows, config.concurrency))
+        run_async(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
     result.judgments, result.errors = queue.collect_in_order(rows)

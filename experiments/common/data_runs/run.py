@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import platform
@@ -22,6 +21,7 @@ from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.common.console import build_progress, redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.config import compute_gpu_share
 from flex_judge.reward.serving.service import JudgeService, ServiceConfig
@@ -113,7 +113,7 @@ class RunServices:
     async def start(self) -> AsyncIterator[tuple[PolicyServiceConfig, ServiceConfig | RemoteJudge]]:
         """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
-            with self._track_step("starting Ray"):
+            with self._track_step("starting Ray"), interrupt_on_stop():
                 cluster = stack.enter_context(connect(self.config.address))
             policy, judge = self._place_services(cluster)
             # Names are derived from the run folder, which is locked, so no other process uses them.
@@ -198,7 +198,7 @@ class DataRun:
         shard_rows = choose_shard_rows(len(self.source))
         shards = count_shards(len(self.source), shard_rows)
         if pending := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
-            asyncio.run(self._process_shards(shard_folder, shard_rows, pending))
+            run_async(self._process_shards(shard_folder, shard_rows, pending))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
         results = CompletedRun(shard_folder, shard_folder.read_reports())
