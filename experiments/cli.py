@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -91,8 +90,9 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
     from flex_judge.experiments.common.launching import build_launch_command
 
     if command := build_launch_command(name, argv):
-        # Replaces this process, so that signals reach the launcher and its exit status is ours.
-        os.execv(command[0], command)
+        from flex_judge.experiments.common.ranks import launch_ranks
+
+        return launch_ranks(command)
     if name == "sft":
         from flex_judge.experiments.commands.sft.run import main as train_judge
 

@@ -31,6 +31,10 @@ SAME_STOP_S = 0.5
 """Signals this soon after the first belong to it: a terminal that closes and timeout(1) send two or three."""
 STATUS = 130
 """Exit status of a stopped command, whatever the signal was."""
+STARTED_BY = "FLEX_JUDGE_STARTED_BY"
+COMMAND, LAUNCHER = "command", "launcher"
+"""Variable in the environment of a process that another process of ours stops, and its values: the other process is a
+command, or the process that launched the ranks of a training. It has acknowledged the signal already."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESUME = "finished work is saved, run the same command again to resume"
 PRINT_LIMIT_S = 0.5
@@ -81,7 +85,8 @@ class _StopState:
                 self._end_process()
 
     def _acknowledge_stop(self, number: int) -> None:
-        self.print_line(f"stopping ({signal.Signals(number).name}): {self.plan}; a second signal ends at once")
+        if STARTED_BY not in os.environ:
+            self.print_line(f"stopping ({signal.Signals(number).name}): {self.plan}; a second signal ends at once")
         self.is_acknowledged.set()
 
     def print_line(self, text: str) -> None:
@@ -101,7 +106,8 @@ class _StopState:
     def _end_process(self) -> None:
         """End this process and its child processes at once."""
         show_cursor = "\r\033[K\033[?25h" if os.isatty(self._terminal) else ""  # a progress display has hidden it
-        self.write_line(f"{show_cursor}{self.program}: ended at once")
+        if STARTED_BY not in os.environ:
+            self.write_line(f"{show_cursor}{self.program}: ended at once")
         kill_children()
         os._exit(STATUS)
 
@@ -264,7 +270,7 @@ def run_stoppable(program: str, work: Callable[[], int]) -> int:
             if not is_stop_requested():
                 raise
             # A library may turn the interrupt into an error of its own. It must not hide the stop, nor be hidden.
-            if not isinstance(e, SystemExit):
+            if not isinstance(e, SystemExit) and STARTED_BY not in os.environ:
                 print_error(program, f"while stopping: {type(e).__name__}: {e}", STATUS)
             return STATUS
 
@@ -298,6 +304,8 @@ def run_process(program: str, work: Callable[[], int]) -> int:
             assert _state is not None
             _state.is_acknowledged.wait(PRINT_LIMIT_S)
             kill_children()
+            # A launcher takes any other status of a rank for a failure, and reports it at length.
+            status = 0 if os.environ.get(STARTED_BY) == LAUNCHER else status
         sys.stderr.flush()
         os._exit(status)
 

@@ -39,6 +39,7 @@ from flex_judge.experiments.commands.train_policy.view import print_policy_train
 from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
 from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.stopping import is_stop_requested
 from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
@@ -98,6 +99,8 @@ class PolicyTraining(TrainingRun):
             self._print_status(f"training on {format_count(len(self.data.rows), 'row')}")
             with self._time_phase("train"):
                 self._train_policy()
+            if self.ranks.is_any(is_stop_requested()):  # during the last step
+                raise KeyboardInterrupt
         self.ranks.run_on_first(lambda: self._evaluate_policy("after"))
 
     def _prepare_folder(self, folder: Path) -> None:
@@ -193,7 +196,7 @@ class PolicyTraining(TrainingRun):
     def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
-            tune_dpo(flags.model, flags.args, rows)
+            tune_dpo(flags.model, flags.args, rows, [self.build_stop_callback()])
             return
         from flex_judge.reward.trl import JudgeReward
 
@@ -220,7 +223,7 @@ class PolicyTraining(TrainingRun):
                 # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
-            tune_grpo(flags.model, flags.args, rows, reward)
+            tune_grpo(flags.model, flags.args, rows, reward, [self.build_stop_callback()])
 
     def _write_summary(self) -> dict[str, Any]:
         folder, held_out = self.folder, self.held_out
