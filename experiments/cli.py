@@ -18,9 +18,11 @@ from flex_judge.experiments.common.command_extras import (
     require_command_extras,
 )
 from flex_judge.experiments.common.command_line import LAUNCHED_COMMAND, format_command, record_command
-from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
+from flex_judge.experiments.common.stopping import run_process, run_stoppable
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.storage import find_storage_error
 
+PROGRAM = "flex-judge"
 UMASK_VARIABLE, PRIVATE_UMASK = "FLEX_JUDGE_UMASK", "077"
 """Environment variable with the umask of all commands, and its default: files are for the user alone."""
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
@@ -61,11 +63,20 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
+    Args:
+        arguments: arguments of the command line. None runs those of this process, and owns the process: its output
+            cannot fail, and it may end without returning, see `run_process`.
+
     Returns:
-        The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
+        The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C or another stop signal.
     """
-    argv = list(sys.argv[1:] if arguments is None else arguments)
-    record_command(["flex-judge", *argv])
+    if arguments is None:
+        return run_process(PROGRAM, lambda: _run_command(sys.argv[1:]))
+    return run_stoppable(PROGRAM, lambda: _run_command(list(arguments)))
+
+
+def _run_command(argv: list[str]) -> int:
+    record_command([PROGRAM, *argv])
     try:
         _make_files_private()
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
@@ -79,28 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(argv)
         require_command_extras(options.command)
         status: int = COMMANDS[options.command].load_package().main(options)
-        sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # The reader, such as `head`, has closed the pipe. Python flushes standard output once more at exit, which must
-        # not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except UsageError as e:
-        return _print_error(f"error: {e}", 2)
     except ModuleNotFoundError as e:
         if not argv or (missing_extra := explain_missing_module(argv[0], e)) is None:
             raise
-        return _print_error(f"error: {missing_extra}", 2)
-    except JudgeError as e:
-        return _print_error(f"{type(e).__name__}: {e}", 1)
+        raise missing_extra from e
     except Exception as e:
         # Libraries that save models and data sets report a full disk in many ways.
         if (storage_error := find_storage_error(e)) is None:
             raise
-        return _print_error(f"{type(storage_error).__name__}: {storage_error}", 1)
-    except KeyboardInterrupt:
-        return _print_error("interrupted; finished work is saved, run the same command again to resume", 130)
+        raise storage_error from e
 
 
 def _make_files_private() -> None:
@@ -118,9 +117,10 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
     from flex_judge.experiments.common.launching import build_launch_command
 
     if command := build_launch_command(name, argv):
-        os.environ[LAUNCHED_COMMAND] = format_command(["flex-judge", name, *argv])
-        # Replaces this process, so that signals reach the launcher and its exit status is ours.
-        os.execv(command[0], command)
+        from flex_judge.experiments.common.ranks import launch_ranks
+
+        os.environ[LAUNCHED_COMMAND] = format_command([PROGRAM, name, *argv])
+        return launch_ranks(command)
     if name == "sft":
         from flex_judge.experiments.commands.sft.run import main as train_judge
 
@@ -128,12 +128,6 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
     from flex_judge.experiments.commands.train_policy.run import main as train_policy
 
     return train_policy(name, argv)
-
-
-def _print_error(message: str, status: int) -> int:
-    """Print an error on one line and return the exit status."""
-    print("flex-judge:", to_one_line(message), file=sys.stderr)
-    return status
 
 
 def _list_subcommand_flags(parser: argparse.ArgumentParser) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ def tune_judge(
     held_out: JudgeTrainingData | None,
     evaluation: HeldOutEvaluation | None,
     patience: int,
+    callbacks: Sequence[Any] = (),
 ) -> TuningResult:
     """Tune a judge and save it to `args.output_dir`. Training resumes from the last checkpoint there, if any.
 
@@ -77,6 +79,7 @@ def tune_judge(
         held_out: Examples for the evaluation loss; None for no evaluation loss.
         evaluation: Held-out comparisons; None for no evaluation.
         patience: Early stopping, see `JudgeTrainer`.
+        callbacks: Further callbacks of the trainer.
 
     Raises:
         UsageError: TRL rejects a setting.
@@ -104,6 +107,7 @@ def tune_judge(
         checkpoint=checkpoint,
         evaluation=evaluation,
         patience=patience,
+        callbacks=callbacks,
         model=loaded,
         args=args,
         train_dataset=examples.dataset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from typing import Any
@@ -13,6 +14,9 @@ from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport
 from flex_judge.alignment.pipeline.worker import ShardWorker
 from flex_judge.judges.concurrency import run_concurrently
 from flex_judge.judges.errors import ClusterError, JudgeError
+
+END_EXECUTION_S = 15.0
+"""How long a stopped job waits for the threads of Ray Data."""
 
 
 def list_pending_shards(shard_folder: ShardFolder, shards: int, retry_rejected: bool = False) -> list[int]:
@@ -91,11 +95,27 @@ async def stream_reports(job: Job) -> AsyncGenerator[ShardReport, None]:
             put_report(None)
 
     # A daemon thread: the call into Ray cannot be interrupted, and must not keep the process alive.
-    threading.Thread(target=follow_job, name="ray-data", daemon=True).start()
-    while (report := await queue.get()) is not None:
-        if isinstance(report, BaseException):
-            raise report
-        yield report
+    thread = threading.Thread(target=follow_job, name="ray-data", daemon=True)
+    thread.start()
+    try:
+        while (report := await queue.get()) is not None:
+            if isinstance(report, BaseException):
+                raise report
+            yield report
+    finally:
+        # A thread of Ray Data that is still at work when Ray shuts down ends the whole process, with exit status 1.
+        await asyncio.shield(asyncio.to_thread(_end_execution, thread))
+
+
+def _end_execution(thread: threading.Thread) -> None:
+    """End the executors of Ray Data, and with them the thread that waits for their results."""
+    end = time.monotonic() + END_EXECUTION_S
+    while thread.is_alive() and time.monotonic() < end:
+        for executor in threading.enumerate():
+            # By its name: each executor is a thread, and the class is in an internal module of Ray.
+            if type(executor).__name__ == "StreamingExecutor":
+                executor.shutdown(force=True)  # type: ignore[attr-defined]
+        thread.join(0.1)
 
 
 async def stream_local_reports(job: Job) -> AsyncGenerator[ShardReport, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -32,13 +32,14 @@ LOG_FILE = "training.json"
 """File with the trainer's log. It is written last, so a folder with it holds a fully trained model."""
 
 
-def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
+def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset, callbacks: Sequence[Any] = ()) -> None:
     """Tune a policy with DPO and save it to `args.output_dir`.
 
     Args:
         model: TRL's settings of the model.
         args: TRL's training settings.
         rows: Preferences from `prepare_preferences`.
+        callbacks: Further callbacks of the trainer.
 
     Raises:
         UsageError: TRL rejects a setting or the data.
@@ -46,9 +47,9 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
     from trl import DPOTrainer
 
     if read_model_type(model.model_name_or_path) == MOL_LLAMA:
-        _tune_on_molecules(model, args, rows)
+        _tune_on_molecules(model, args, rows, callbacks)
     else:
-        _tune_with_trainer(DPOTrainer, model, args, rows)
+        _tune_with_trainer(DPOTrainer, model, args, rows, callbacks=list(callbacks))
 
 
 def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainingData) -> PolicyTrainingData:
@@ -96,7 +97,7 @@ def prepare_prompts(model: ModelConfig, data: PolicyTrainingData) -> PolicyTrain
     return write_tools_for_policy(data, str(model.model_name_or_path), trainer_takes_tools=False)
 
 
-def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> None:
+def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset, callbacks: Sequence[Any]) -> None:
     from transformers import AutoTokenizer
     from trl import get_peft_config
 
@@ -121,12 +122,15 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset) -> No
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
+        callbacks=list(callbacks),
     )
     _train_and_save(trainer, args)
     remove_reference_adapter(Path(args.output_dir))
 
 
-def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: JudgeReward) -> None:
+def tune_grpo(
+    model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: JudgeReward, callbacks: Sequence[Any] = ()
+) -> None:
     """Tune a policy with GRPO on its own answers and save it to `args.output_dir`.
 
     Args:
@@ -134,6 +138,7 @@ def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: Judge
         args: TRL's training settings.
         rows: Prompts.
         reward: Reward function of the judge.
+        callbacks: Further callbacks of the trainer.
 
     Raises:
         UsageError: TRL rejects a setting or the data.
@@ -141,7 +146,7 @@ def tune_grpo(model: ModelConfig, args: GRPOConfig, rows: Dataset, reward: Judge
     """
     from trl import GRPOTrainer
 
-    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward)
+    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward, callbacks=list(callbacks))
 
 
 def check_grpo_policy(policy: str) -> None:

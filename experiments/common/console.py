@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from flex_judge.experiments.common.stopping import print_above
+from flex_judge.experiments.common.streams import SafeStream
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -30,12 +33,14 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    terminal = os.fdopen(os.dup(saved[1]), "w", encoding="utf-8")
+    terminal = SafeStream(os.dup(saved[1]), closes=True)
     _terminals.append(saved[1])
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
-        yield build_console(terminal)
+        console = build_console(terminal)
+        with print_above(console):
+            yield console
     finally:
         _terminals.pop()
         sys.stdout.flush()
@@ -56,7 +61,7 @@ def reserve_stdout() -> Iterator[TextIO]:
     """
     sys.stdout.flush()
     original = os.dup(1)
-    out = os.fdopen(os.dup(original), "w", encoding="utf-8")
+    out = SafeStream(os.dup(original), closes=True)
     try:
         os.dup2(2, 1)
         yield out

@@ -10,13 +10,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from flex_judge.experiments.common.console import get_terminal
 from flex_judge.experiments.common.progress import JSON_FLAG, uses_json_progress
+from flex_judge.experiments.common.stopping import (
+    COMMAND,
+    LAUNCHER,
+    STARTED_BY,
+    STATUS,
+    call_on_stop,
+    describe_stop,
+)
 from flex_judge.judges.errors import EngineLostError, JudgeError
 
 Result = TypeVar("Result")
@@ -70,6 +78,17 @@ class Ranks:
             raise error
         return cast(Result, result)
 
+    def is_any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank. Call it on every rank."""
+        if self.count == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group)
+        return bool(flags.item())
+
     def leave_group(self) -> None:
         """Wait for all ranks to finish, then close their connections.
 
@@ -89,16 +108,10 @@ def run_subcommand(*arguments: str) -> None:
     Raises:
         EngineLostError: the command failed; it has printed the reason itself.
     """
-    process = subprocess.Popen(
-        _build_command(*arguments),
-        env=build_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=get_terminal(),
-        preexec_fn=_set_parent_death_signal,
-    )
+    process = _start_process(_build_command(*arguments), stdout=subprocess.DEVNULL)
     with _terminate_on_exit(process):
         status = process.wait()
-    if status == 130:  # interrupted with Ctrl-C, as this process was
+    if status == STATUS:  # somebody has stopped it
         raise KeyboardInterrupt
     if status:
         raise EngineLostError(f"flex-judge {arguments[0]} ended with status {status}")
@@ -114,14 +127,7 @@ def run_judge_server(*arguments: str) -> Iterator[str]:
     Raises:
         EngineLostError: the service did not start; it has printed the reason itself.
     """
-    process = subprocess.Popen(
-        _build_command("serve", "--port", "0", *arguments),
-        env=build_environment(),
-        stdout=subprocess.PIPE,
-        stderr=get_terminal(),
-        text=True,
-        preexec_fn=_set_parent_death_signal,
-    )
+    process = _start_process(_build_command("serve", "--port", "0", *arguments), stdout=subprocess.PIPE)
     with _terminate_on_exit(process):
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -134,6 +140,59 @@ def _build_command(*arguments: str) -> list[str]:
     # -P: the working directory may hold modules that would shadow installed packages.
     command = [sys.executable, "-P", "-m", "flex_judge.experiments.cli", *arguments]
     return [*command, JSON_FLAG] if uses_json_progress() else command
+
+
+def launch_ranks(command: Sequence[str]) -> int:
+    """Run the launcher of a training with several ranks, and stop the ranks if this process is stopped.
+
+    A launcher that gets a signal itself ends its ranks before they can save a checkpoint.
+
+    Returns:
+        The exit status of the launcher.
+
+    Raises:
+        KeyboardInterrupt: the training was stopped.
+    """
+    environment = {**os.environ, STARTED_BY: LAUNCHER}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_set_parent_death_signal)
+
+    def stop_ranks() -> None:
+        ranks = _find_ranks(process.pid)
+        for rank in ranks:
+            rank.terminate()
+        if not ranks:
+            process.kill()
+
+    plan = "training saves a checkpoint after its step under way, from which the same command resumes"
+    with _terminate_on_exit(process), describe_stop(plan), call_on_stop(stop_ranks):
+        return process.wait()
+
+
+def _find_ranks(launcher: int) -> list[Any]:
+    """Find the processes of the ranks of a launcher."""
+    import psutil
+
+    ranks = []
+    for process in psutil.Process(launcher).children(recursive=True):
+        with suppress(psutil.Error, OSError):
+            is_own_parent = process.ppid() == launcher or "RANK" not in psutil.Process(process.ppid()).environ()
+            if "RANK" in process.environ() and is_own_parent:
+                ranks.append(process)
+    return ranks
+
+
+def _start_process(command: Sequence[str], stdout: int) -> subprocess.Popen[str]:
+    """Start a command of ours, which ends when this process does."""
+    return subprocess.Popen(
+        command,
+        env=build_environment() | {STARTED_BY: COMMAND},
+        stdout=stdout,
+        stderr=get_terminal(),
+        text=True,
+        # In a session of its own: Ctrl-C reaches this process only, which stops the command once it needs it no more.
+        start_new_session=True,
+        preexec_fn=_set_parent_death_signal,
+    )
 
 
 def _set_parent_death_signal() -> None:

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import flex_judge
-from flex_judge.judges.engines.hardware import GIB, count_cpus, has_accelerators, measure_available_memory
+from flex_judge.judges.engines.hardware import GIB, has_accelerators, measure_available_memory
 from flex_judge.judges.errors import ClusterError, UsageError, get_first_line
 from flex_judge.judges.extras import require_extras
-from flex_judge.reward.serving import CLUSTER_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
+from flex_judge.reward.serving import PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
+from flex_judge.reward.serving.local_ray import (
+    NAMESPACE,
+    SPARE_CPUS,
+    count_local_cpus,
+    detach_from_terminal,
+    keep_signal_handler,
+    run_cleanup_process,
+    start_ray,
+)
 
 if TYPE_CHECKING:
     import ray
 
-NAMESPACE = "flex-judge"
-OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 CONNECT_TIMEOUT_S = 5.0
 LARGE_HEAD_BYTES = 65 << 10
 START_TIMEOUT_S = 180.0
 """Default time limit for a local Ray to start. Ray's own limit of 30 s is too short for a busy machine."""
-START_POLL_S = 0.5
-GCS_WAIT_VARIABLE = "RAY_gcs_server_port_wait_time_s"
-SPARE_CPUS = 2
-"""CPUs of a local Ray beyond those of the machine. Replicas reserve all of the latter, and other commands that join the
-cluster need some too; a reservation is only a count, and limits no process."""
 PACKAGE = "flex_judge"
-RAY_LOGS = "/tmp/ray/session_latest/logs"
-"""Logs of the Ray that was started last, unless it has a temporary folder of its own."""
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -55,7 +51,7 @@ class Cluster:
 
 def preview_local_cluster() -> Cluster | None:
     """Describe the cluster that `connect()` would start; None on a machine with GPUs, which only Ray can count."""
-    return None if has_accelerators() else Cluster(float(_count_local_cpus()), gpus=0.0, local=True)
+    return None if has_accelerators() else Cluster(float(count_local_cpus()), gpus=0.0, local=True)
 
 
 def is_raylet_gone() -> bool:
@@ -98,18 +94,39 @@ def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S
     if address and _is_local_address(address) and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
     import ray
+    from ray._private import worker
 
+    print_message = worker.print_to_stdstream
     with ExitStack() as stack:
-        if address:
-            _join_cluster(ray, address)
-        else:
-            stack.enter_context(_run_cleanup_process())
-            _start_ray(ray, start_timeout_s)
+        stack.callback(setattr, worker, "print_to_stdstream", print_message)
+        if not address:
+            stack.enter_context(run_cleanup_process())
         stack.callback(ray.shutdown)
+        stack.callback(silence_ray_messages)
+        with keep_signal_handler():
+            if address:
+                _join_cluster(ray, address)
+            else:
+                with detach_from_terminal():
+                    start_ray(ray, start_timeout_s)
         resources = ray.cluster_resources()
         gcs_address = ray.get_runtime_context().gcs_address
         cpus = resources.get("CPU", 0.0) - (0 if address else SPARE_CPUS)
         yield Cluster(cpus, resources.get("GPU", 0.0), local=not address, address=gcs_address)
+
+
+def silence_ray_messages() -> None:
+    """Print no more messages of Ray's until `connect` is called again.
+
+    Called before a shutdown, because Ray reports the end of its own actors as failures.
+    """
+    from ray._private import worker  # Ray has no public setting for these messages
+
+    worker.print_to_stdstream = _discard_message
+
+
+def _discard_message(*_: object, **__: object) -> None:
+    pass
 
 
 def check_address(address: str) -> None:
@@ -183,62 +200,6 @@ def check_memory(
         )
 
 
-def _start_ray(ray_module: ray, timeout_s: float) -> None:  # type: ignore[valid-type]
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with _extend_start(deadline):
-                ray_module.init(
-                    address="local",
-                    num_cpus=_count_local_cpus() + SPARE_CPUS,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    namespace=NAMESPACE,
-                    log_to_driver=False,
-                    logging_level="ERROR",
-                )
-            break
-        except Exception as e:
-            # Ray raises a plain Exception if its processes do not start in time; all other types are re-raised.
-            if type(e) is not Exception:
-                raise
-            if time.monotonic() >= deadline:
-                raise ClusterError(
-                    f"a local Ray did not start within {timeout_s:g} s: {get_first_line(e, 200)}; if the machine is "
-                    f"busy, raise --start-timeout-s; its logs: {RAY_LOGS}"
-                ) from e
-            ray_module.shutdown()
-    os.environ.pop(CLUSTER_VARIABLE, None)  # processes that are started from now on do not belong to the cluster
-
-
-@contextmanager
-def _extend_start(deadline: float) -> Iterator[None]:
-    """Make `ray.init` wait for its node until the deadline; Ray has no setting for its limit of 30 s."""
-    from ray._private import services
-
-    os.environ[GCS_WAIT_VARIABLE] = str(max(1, round(deadline - time.monotonic())))
-    get_node = services.get_node
-
-    def wait_for_node(*args: Any, **options: Any) -> Any:
-        while True:
-            try:
-                return get_node(*args, **options)
-            except RuntimeError as e:
-                if time.monotonic() >= deadline:
-                    raise Exception(get_first_line(e, 200)) from e  # as Ray does
-            time.sleep(START_POLL_S)
-
-    services.get_node = wait_for_node
-    try:
-        yield
-    finally:
-        services.get_node = get_node
-
-
-def _count_local_cpus() -> int:
-    return max(2, count_cpus())  # two replicas must fit on a single core too
-
-
 def _check_working_folder() -> None:
     """Raise UsageError if Ray's workers would import another package of our name.
 
@@ -252,23 +213,6 @@ def _check_working_folder() -> None:
                 f"{path}: Ray workers would import this instead of the installed {PACKAGE} package; start the "
                 "command in another folder"
             )
-
-
-@contextmanager
-def _run_cleanup_process() -> Iterator[None]:
-    """Run a process that kills the cluster's remaining processes when the block ends or this process is killed."""
-    mark = uuid.uuid4().hex
-    command = [sys.executable, "-P", "-m", "flex_judge.reward.serving.cleanup", mark]
-    # In its own session, so that Ctrl-C does not end it before it has cleaned up.
-    cleanup = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    os.environ[CLUSTER_VARIABLE] = mark
-    try:
-        yield
-    finally:
-        os.environ.pop(CLUSTER_VARIABLE, None)
-        assert cleanup.stdin is not None
-        cleanup.stdin.close()
-        cleanup.wait()
 
 
 def _join_cluster(ray_module: ray, address: str) -> None:  # type: ignore[valid-type]

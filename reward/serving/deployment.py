@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.errors import ClusterError
+from flex_judge.reward.serving.cluster import silence_ray_messages
 
 QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 READY_POLL_S = 0.5
@@ -140,6 +141,7 @@ class ServeApplication:
         """Remove the application, and shut down Serve if it was started here and has no other application."""
         from ray import serve
 
+        silence_ray_messages()
         # Without `_deployed`, an application of this name belongs to another process.
         if self._started_serve and serve.status().applications.keys() <= {self.name}:
             serve.shutdown()

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,23 @@ def whole_judge(prompt: str, sampling: Sampling) -> str:
 
 
 whole_judge.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
+
+
+def deaf_judge(prompt: str, sampling: Sampling) -> str:
+    """Judge like `fair_judge`, but log the first call and block the event loop, as a library that hears no signal."""
+    Path(os.environ["FLEX_JUDGE_TEST_CALLS"]).touch()
+    time.sleep(20)
+    return fair_judge(prompt, sampling)
+
+
+async def steady_whole_judge(prompt: str, sampling: Sampling) -> str:
+    """Judge like `whole_judge`, but think for FLEX_JUDGE_TEST_THINK seconds."""
+    if sampling.stop == ("</think>",):
+        await asyncio.sleep(float(os.environ.get("FLEX_JUDGE_TEST_THINK", "0.3")))
+    return whole_judge(prompt, sampling)
+
+
+steady_whole_judge.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
 
 
 def seeing_judge(prompt: str, sampling: Sampling) -> str:

@@ -7,7 +7,6 @@ of the rubric that each further replica has to compute for itself count as a los
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from flex_judge.experiments.commands.bench.logged import LoggedEngine, count_cac
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import make_comparisons
 from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
@@ -65,8 +65,8 @@ def run(config: RoutingConfig) -> BenchResult:
         with_affinity = with_affinity.place_on(cluster)
         without_affinity = replace(with_affinity, affinity=False, name="routing-default")
         sides = {
-            "prefix affinity": asyncio.run(_measure_service(with_affinity, comparisons)),
-            "default": asyncio.run(_measure_service(without_affinity, comparisons)),
+            "prefix affinity": run_async(_measure_service(with_affinity, comparisons)),
+            "default": run_async(_measure_service(without_affinity, comparisons)),
         }
     cached_share = {name: side["cached"] / cacheable for name, side in sides.items()}
     ratio = cached_share["prefix affinity"]

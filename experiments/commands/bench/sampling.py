@@ -32,6 +32,7 @@ from flex_judge.experiments.commands.bench.logged import (
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import make_sentence
 from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import Engine, EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
@@ -93,7 +94,7 @@ def _sample_prompts(policy: EnginePolicy, config: SamplingConfig, prompts: Seque
         messages = [[Message("user", prompt)] for prompt in prompts]
         return await asyncio.gather(*(policy.sample(m, sampling, range(config.samples)) for m in messages))
 
-    return [sample for samples in asyncio.run(sample_all()) for sample in samples]
+    return [sample for samples in run_async(sample_all()) for sample in samples]
 
 
 def _make_prompts(config: SamplingConfig, name: str) -> list[str]:

@@ -34,6 +34,7 @@ from flex_judge.alignment.policies.config import PolicyConfig
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import ClusterError
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
@@ -72,7 +73,7 @@ def run(config: ScaleConfig) -> BenchResult:
     Replicas reserve fractions of a CPU, because scripted engines only wait.
     """
     with tempfile.TemporaryDirectory() as folder, connect() as cluster:
-        rates = {n: asyncio.run(_measure_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
+        rates = {n: run_async(_measure_rate(config, n, cluster, Path(folder))) for n in REPLICAS}
     peaks = {rows: _measure_peak_mib(rows) for rows in (config.few, config.many)}
     efficiencies = {n: rate / n / rates[1] for n, rate in rates.items()}
     memory_ratio = peaks[config.many] / peaks[config.few]

@@ -27,6 +27,7 @@ from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.commands.bench.texts import make_comparisons
 from flex_judge.experiments.commands.serve.run import find_free_port
 from flex_judge.experiments.common.flags import setting
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
 from flex_judge.judges.errors import UsageError
@@ -74,8 +75,8 @@ def run(config: ServiceBenchConfig) -> BenchResult:
         service = ServiceConfig(JudgeConfig(engine, settings), replicas=1, name="bench", drain_s=PRIVATE_DRAIN_S)
         service = service.place_on(cluster)
         logs, engine_args = _record_requests(service.judge.engine, settings, passes)
-        times = asyncio.run(_measure_passes(service, passes, logs, engine_args))[1:]
-        overheads = [asyncio.run(_measure_overhead(cluster, replicas, config)) for replicas in REPLICAS]
+        times = run_async(_measure_passes(service, passes, logs, engine_args))[1:]
+        overheads = [run_async(_measure_overhead(cluster, replicas, config)) for replicas in REPLICAS]
     ratios = [llm_s / service_s for service_s, llm_s in times]
     ratio = statistics.median(ratios)
     tokens = sum(len(generation.token_ids) for log in logs[1:] for _, _, generation in log)

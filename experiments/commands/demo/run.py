@@ -6,7 +6,6 @@ be resumed: `completions.jsonl` and `judgments.jsonl` grow as work is done; the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from flex_judge.experiments.common.flags import make_config, setting
 from flex_judge.experiments.common.judge_config import start_timeout_setting
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import MODEL_ENGINES, resolve_engine
 from flex_judge.judges.io.jsonl import Journal
@@ -120,7 +120,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
         samples = SampleStore(identity["policy"], rows, config.samples, completions)
         stored = JudgmentStore(samples, judgments)
         # The tables are written only at the end, so that a killed demo has no partial one.
-        best, preferences = asyncio.run(_run_steps(config, run, rows, samples, stored))
+        best, preferences = run_async(_run_steps(config, run, rows, samples, stored))
         return write_results(run, best, preferences, samples, stored, config.replicas)
 
 

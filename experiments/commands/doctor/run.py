@@ -35,7 +35,7 @@ from flex_judge.judges.extras import INSTALL_VLLM_CPU, find_missing_modules, for
 from flex_judge.judges.models import check_model, resolve_model
 from flex_judge.judges.models.cache import get_cache_dir
 from flex_judge.judges.models.embedded import EMBEDDED
-from flex_judge.reward.serving.cluster import OBJECT_STORE_BYTES
+from flex_judge.reward.serving.local_ray import OBJECT_STORE_BYTES
 
 CheckStatus = Literal["ok", "warn", "missing"]
 FEATURE_EXTRAS = ("judge", "serve", "train", "eval")

@@ -6,7 +6,6 @@ the judge; `items.jsonl` with the result of each item; `summary.json` and `repor
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import platform
 from collections import Counter
@@ -28,6 +27,7 @@ from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.judging import ServiceJudge
 from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.json_values import dump_json
@@ -179,14 +179,14 @@ class _BenchmarkRun:
                 return queue.collect_in_order(pending)
 
         if (service := self.config.find_service(self.config.concurrency)) is not None:
-            return asyncio.run(judge_all(ServiceJudge(service).ask, self.config.concurrency))
+            return run_async(judge_all(ServiceJudge(service).ask, self.config.concurrency))
         if self.config.needs_ray:
-            return asyncio.run(self._judge_on_ray(judge_all))
+            return run_async(self._judge_on_ray(judge_all))
         config = self.config.build_judge_config(str(self.out))
         with self.progress.show_phase("loading the judge", waiting_for=config.engine.model):
             judge = FlexJudge(load_engine(config.engine), config.settings)
         try:
-            return asyncio.run(judge_all(judge.ajudge, self.config.concurrency))
+            return run_async(judge_all(judge.ajudge, self.config.concurrency))
         finally:
             judge.close()
 
@@ -196,7 +196,7 @@ class _BenchmarkRun:
         # The name is unique to this folder, because others may have runs on a shared cluster.
         suffix = hashlib.sha256(f"{platform.node()}:{self.out}".encode()).hexdigest()[:8]
         with ExitStack() as stack:
-            with show_ray_start(self.progress, self.config.address, self.config.start_timeout_s):
+            with show_ray_start(self.progress, self.config.address, self.config.start_timeout_s), interrupt_on_stop():
                 cluster = stack.enter_context(connect(self.config.address, self.config.start_timeout_s))
             judge = self.config.build_judge_config(str(self.out))
             config = ServiceConfig(judge, self.config.replicas, name=f"flex-judge-eval-{suffix}").place_on(cluster)

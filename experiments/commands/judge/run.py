@@ -14,6 +14,7 @@ from flex_judge.experiments.commands.judge.output import JudgmentFile
 from flex_judge.experiments.common import start_checks
 from flex_judge.experiments.common.judging import LocalJudge, RunJudge, ServiceJudge
 from flex_judge.experiments.common.progress import Phase, Progress, show_phase
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
@@ -157,7 +158,7 @@ def judge_rows(
     try:
         with show_phase(progress, "judging", total=len(rows)) as phase:
             queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else lambda _: None, phase)
-            asyncio.run(queue.judge_all(rows, config.concurrency))
+            run_async(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
     result.judgments, result.errors = queue.collect_in_order(rows)

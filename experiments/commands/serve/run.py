@@ -1,11 +1,10 @@
-"""`flex-judge serve`: run the reward service in the foreground until SIGINT or SIGTERM."""
+"""`flex-judge serve`: run the reward service in the foreground until a stop signal."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,22 +13,25 @@ from typing import TextIO
 from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.common.console import build_console, reserve_stdout
 from flex_judge.experiments.common.progress import Progress, show_ray_start
+from flex_judge.experiments.common.stopping import call_on_stop, describe_stop, is_stop_requested
 from flex_judge.judges.errors import ClusterError
 from flex_judge.reward.serving import PROXY_BODY_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 from flex_judge.reward.serving.cluster import Cluster, check_address, connect, has_proxy_limits, is_raylet_gone
 from flex_judge.reward.serving.logs import copy_log, find_log_file, find_log_folder
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STARTING_PLAN = "the service is still starting and is stopped"
+DRAINING_PLAN = "draining, new requests are rejected and accepted ones answered"
+"""What a stop signal does, as its acknowledgement says it."""
 POLL_S = 2.0
 """Seconds between two checks of the local Ray."""
 
 
 def main(config: ServeRun) -> int:
-    """Start the service, print its address when it is ready, and serve until SIGINT or SIGTERM.
+    """Start the service, print its address when it is ready, and serve until a stop signal.
 
-    The first signal drains the service: it rejects new requests and answers accepted ones. A second signal stops it at
-    once.
+    The first signal drains the service: it rejects new requests and answers accepted ones. A second signal ends the
+    process at once.
 
     Returns:
         The exit status: 0 after a clean stop, 1 if accepted requests were not answered.
@@ -47,47 +49,48 @@ def main(config: ServeRun) -> int:
         _print_status("warning: the API key is short and could be guessed; make one with: openssl rand -hex 32")
     # The proxies read this when they start: they store a body until the gateway has taken it.
     os.environ.setdefault(PROXY_BODY_VARIABLE, str(config.gateway_config.max_body_mib))
-    with reserve_stdout() as out:
-        return asyncio.run(_run_service(config, out))
+    _print_status(f"starting {config.service.judge.engine.model}; the first start of a model can take minutes")
+    try:
+        with reserve_stdout() as out, describe_stop(STARTING_PLAN), _start_ray(config) as cluster:
+            return asyncio.run(_run_service(config, cluster, out))
+    except KeyboardInterrupt:  # while Ray was starting
+        return 0
 
 
-async def _run_service(config: ServeRun, out: TextIO) -> int:
+async def _run_service(config: ServeRun, cluster: Cluster, out: TextIO) -> int:
     model = config.service.judge.engine.model
-    _print_status(f"starting {model}; the first start of a model can take minutes")
-    with _start_ray(config) as cluster:
-        service_config = config.build_service_config(cluster)
-        http = HttpAddress(config.host, config.port, config.every_node)
-        log_file = find_log_file(service_config.log, service_config.name)
-        _print_status(f"log: {log_file}; logs of Ray: {find_log_folder()}")
-        # Without --log-file, the log is shown here too.
-        copying = copy_log(log_file) if log_file and service_config.log.log_file is None else contextlib.nullcontext()
-        with copying, _handle_stop_signals() as stop:
-            async with JudgeService(service_config, http) as service:
-                if not await _run_unless_stopped(stop, _wait_until_ready(service, model)):
-                    return 0
-                fewest, most = service_config.replica_range
-                replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
-                if cluster.local:
-                    _print_status(f"other commands can join this Ray with --address {cluster.address}")
-                if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
-                    _print_status(
-                        "warning: anyone who can reach this address can use the service; require a key with --api-key"
-                    )
-                if not await asyncio.to_thread(has_proxy_limits, service.url):
-                    _print_status(
-                        "warning: the HTTP proxies of this cluster do not limit request heads; set "
-                        f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
-                    )
+    service_config = config.build_service_config(cluster)
+    http = HttpAddress(config.host, config.port, config.every_node)
+    log_file = find_log_file(service_config.log, service_config.name)
+    _print_status(f"log: {log_file}; logs of Ray: {find_log_folder()}")
+    # Without --log-file, the log is shown here too.
+    copying = copy_log(log_file) if log_file and service_config.log.log_file is None else contextlib.nullcontext()
+    with copying, _set_event_on_stop() as stop:
+        async with JudgeService(service_config, http) as service:
+            if not await _run_unless_stopped(stop, _wait_until_ready(service, model)):
+                return 0
+            fewest, most = service_config.replica_range
+            replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+            _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
+            if cluster.local:
+                _print_status(f"other commands can join this Ray with --address {cluster.address}")
+            if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
+                _print_status(
+                    "warning: anyone who can reach this address can use the service; require a key with --api-key"
+                )
+            if not await asyncio.to_thread(has_proxy_limits, service.url):
+                _print_status(
+                    "warning: the HTTP proxies of this cluster do not limit request heads; set "
+                    f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
+                )
+            with describe_stop(DRAINING_PLAN):
                 # The only line on standard output: scripts wait for it to know that the service is ready.
                 print(service.url, file=out, flush=True)
                 await _wait_for_stop(stop, cluster)
-                # Cleared, so that the second signal can interrupt the drain.
-                stop.clear()
-                _print_status("draining: new requests are rejected, accepted ones answered; stop again to end at once")
-                drained = asyncio.wait_for(service.drain(), config.service.drain_s)
-                with contextlib.suppress(TimeoutError):
-                    return 0 if await _run_unless_stopped(stop, drained) else 1
+            try:
+                await asyncio.wait_for(service.drain(), config.service.drain_s)
+                return 0
+            except TimeoutError:
                 _print_status(
                     f"stopping: accepted requests are still unanswered after --drain-s {config.service.drain_s:g} s"
                 )
@@ -142,16 +145,17 @@ async def _run_unless_stopped(stop: asyncio.Event, work: object) -> bool:
 
 
 @contextlib.contextmanager
-def _handle_stop_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGINT and SIGTERM set."""
+def _set_event_on_stop() -> Iterator[asyncio.Event]:
+    """Yield an event that the first stop signal sets; the second one ends the process."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    try:
+
+    def set_event() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    with call_on_stop(set_event, must_stop=False):
+        if is_stop_requested():
+            stop.set()
         yield stop
-    finally:
-        for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)
 
 
 def find_free_port(host: str, port: int) -> int:

@@ -136,6 +136,7 @@ class JudgeTraining(TrainingRun):
                 held_out=self.held_out,
                 evaluation=self.evaluation,
                 patience=flags.recipe.patience,
+                callbacks=[self.build_stop_callback()],
             )
 
     def _prepare_folder(self, folder: Path) -> None:

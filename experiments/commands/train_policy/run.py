@@ -46,6 +46,7 @@ from flex_judge.experiments.common.progress import uses_json_progress
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.experiments.common.start_checks import check_judge, check_service_access
+from flex_judge.experiments.common.stopping import is_stop_requested
 from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
@@ -105,6 +106,8 @@ class PolicyTraining(TrainingRun):
             self._print_status(f"training on {format_count(len(self.data.rows), 'row')}")
             with self._time_phase("train"):
                 self._train_policy()
+            if self.ranks.is_any(is_stop_requested()):  # during the last step
+                raise KeyboardInterrupt
         self.ranks.run_on_first(lambda: self._evaluate_policy("after"))
 
     def _prepare_folder(self, folder: Path) -> None:
@@ -213,7 +216,7 @@ class PolicyTraining(TrainingRun):
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
             with self._show_training():
-                tune_dpo(flags.model, flags.args, rows)
+                tune_dpo(flags.model, flags.args, rows, [self.build_stop_callback()])
             return
         from flex_judge.reward.trl import JudgeReward
 
@@ -241,7 +244,7 @@ class PolicyTraining(TrainingRun):
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
             with self._show_training():
-                tune_grpo(flags.model, flags.args, rows, reward)
+                tune_grpo(flags.model, flags.args, rows, reward, [self.build_stop_callback()])
 
     def _write_summary(self) -> dict[str, Any]:
         folder, held_out = self.folder, self.held_out

@@ -25,6 +25,7 @@ from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.progress import Phase, Progress, show_ray_start
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.reward.serving.cluster import Cluster, connect
 from flex_judge.reward.serving.config import compute_gpu_share
@@ -119,7 +120,11 @@ class RunServices:
         """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
             address, timeout_s = self.config.address, self.config.start_timeout_s
-            with show_ray_start(self.progress, address, timeout_s), self.folder.time_phase("starting_Ray"):
+            with (
+                show_ray_start(self.progress, address, timeout_s),
+                self.folder.time_phase("starting_Ray"),
+                interrupt_on_stop(),
+            ):
                 cluster = stack.enter_context(connect(address, timeout_s))
             policy, judge = self._place_services(cluster)
             # Names are derived from the run folder, which is locked, so no other process uses them.
@@ -202,7 +207,7 @@ class DataRun:
         shard_rows = choose_shard_rows(len(self.source))
         shards = count_shards(len(self.source), shard_rows)
         if pending := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
-            asyncio.run(self._process_shards(shard_folder, shard_rows, pending))
+            run_async(self._process_shards(shard_folder, shard_rows, pending))
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
         results = CompletedRun(shard_folder, shard_folder.read_reports())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from flex_judge.experiments.common.console import print_status, redirect_librari
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.ranks import Ranks
 from flex_judge.experiments.common.run_folder import RunFolder
+from flex_judge.experiments.common.stopping import call_on_stop, describe_stop, is_stop_requested
 from flex_judge.experiments.common.training.flags import KINDS, TrainingFlags, parse_flags
 from flex_judge.judges.errors import UsageError
 
@@ -82,6 +82,21 @@ class TrainingRun(ABC):
     def _write_summary(self) -> dict[str, Any]:
         """Write the summary and the model card, and return the summary. Called on the first rank."""
 
+    def build_stop_callback(self) -> Any:
+        """Build the callback of the trainer that stops training with a checkpoint; the same on every rank."""
+        from flex_judge.alignment.training.stopping import StopCallback
+
+        return StopCallback(lambda: self.ranks.is_any(is_stop_requested()), self._defer_stop)
+
+    @contextmanager
+    def _defer_stop(self) -> Iterator[None]:
+        if self.flags.args.save_only_model:
+            plan = f"training ends after this step; the same command resumes from the last checkpoint in {self.out}"
+        else:
+            plan = f"after this step training saves a checkpoint in {self.out}, from which the same command resumes"
+        with describe_stop(plan), call_on_stop(lambda: None, must_stop=False):
+            yield
+
     def _open_folder(self, stack: ExitStack) -> None:
         path = self.out / self.record
         # A model without run.json comes from elsewhere; training over it would lose it.
@@ -125,7 +140,6 @@ def run_command(
         JudgeError: the run ended early. Running the same command again resumes it.
     """
     flags = parse_flags(KINDS[name], argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     run = make(flags, Ranks())
     with reserve_stdout():  # transformers prints its logs to standard output
         summary = run.complete()

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, load_config
-from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
+from flex_judge.experiments.common.stopping import run_process, run_stoppable
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
 
+PROGRAM = "arithmetic loop"
 STEPS = ("loop", "judge", "ablations")
 
 
@@ -28,28 +30,22 @@ def main(argv: Sequence[str]) -> int:
     """Run one of STEPS, by default the loop.
 
     Returns:
-        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for an interrupted run.
+        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for a stopped run.
     """
+    return run_stoppable(PROGRAM, lambda: _run_step(argv))
+
+
+def _run_step(argv: Sequence[str]) -> int:
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
-    try:
-        require_extras("the arithmetic loop", "serve", "train", "eval")
-        config, run = _find_step(step)
-        parser = _Parser(
-            prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
-            description=__doc__,
-            allow_abbrev=False,
-        )
-        add_flags(parser, config)
-        print(run(load_config(config, parser.parse_args(flags))))
-    except UsageError as e:
-        print("arithmetic loop:", to_one_line(e), file=sys.stderr)
-        return 2
-    except JudgeError as e:
-        print(f"arithmetic loop: {type(e).__name__}: {to_one_line(e)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("arithmetic loop: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+    require_extras("the arithmetic loop", "serve", "train", "eval")
+    config, run = _find_step(step)
+    parser = _Parser(
+        prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
+        description=__doc__,
+        allow_abbrev=False,
+    )
+    add_flags(parser, config)
+    print(run(load_config(config, parser.parse_args(flags))))
     return 0
 
 
@@ -80,4 +76,4 @@ def _find_step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_process(PROGRAM, lambda: main(sys.argv[1:])))

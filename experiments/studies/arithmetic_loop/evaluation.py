@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from flex_judge.alignment.judge_training.evaluation import (
 )
 from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.alignment.tasks.synthetic_teacher import RIGHT_SCORE, WRONG_SCORE, Calculation, parse_question
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.experiments.studies.arithmetic_loop.questions import mirror_calculation
 from flex_judge.judges.io.jsonl import read_rows
 from flex_judge.judges.judge import FlexJudge
@@ -129,7 +129,7 @@ def judge_evaluation_set(
             advance()
         return [by_id[item.comparison.id] for item in evaluation_set.comparisons]
 
-    return asyncio.run(judge_all())
+    return run_async(judge_all())
 
 
 def make_study_settings(reason_first: bool = True) -> JudgeSettings:

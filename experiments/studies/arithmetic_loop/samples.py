@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from flex_judge.alignment.policies.engine import EnginePolicy
 from flex_judge.alignment.tasks.arithmetic import SAMPLING, ArithmeticQuestion
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.base import EngineConfig, Sampling
@@ -66,7 +66,7 @@ def sample_answers(
                 work = _sample_questions(
                     policy, remaining, sampling, sample_indices=range(samples), journal=journal, advance=advance
                 )
-                asyncio.run(work)
+                run_async(work)
             finally:
                 policy.close()
         rows = journal.rows

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from flex_judge.experiments.common.flags import add_flags, load_config
-from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
+from flex_judge.experiments.common.stopping import run_process, run_stoppable
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
+
+PROGRAM = "pampa"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,30 +28,24 @@ def main(argv: Sequence[str]) -> int:
     """Run the study.
 
     Returns:
-        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for an interrupted run.
+        Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for a stopped run.
     """
-    try:
-        require_extras("the study of molecules", "serve", "train", "eval", "molecules")
-        # Imported here, because the optional dependencies have to be checked first.
-        from flex_judge.experiments.studies.pampa.config import CaseStudyRun
-        from flex_judge.experiments.studies.pampa.run import main as run_study
+    return run_stoppable(PROGRAM, lambda: _run_study(argv))
 
-        parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
-        add_flags(parser, CaseStudyRun)
-        config = load_config(CaseStudyRun, parser.parse_args(argv))
-        run_study(config)
-    except UsageError as e:
-        print("pampa:", to_one_line(e), file=sys.stderr)
-        return 2
-    except JudgeError as e:
-        print(f"pampa: {type(e).__name__}: {to_one_line(e)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("pampa: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+
+def _run_study(argv: Sequence[str]) -> int:
+    require_extras("the study of molecules", "serve", "train", "eval", "molecules")
+    # Imported here, because the optional dependencies have to be checked first.
+    from flex_judge.experiments.studies.pampa.config import CaseStudyRun
+    from flex_judge.experiments.studies.pampa.run import main as run_study
+
+    parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
+    add_flags(parser, CaseStudyRun)
+    config = load_config(CaseStudyRun, parser.parse_args(argv))
+    run_study(config)
     print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'pampa.html'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_process(PROGRAM, lambda: main(sys.argv[1:])))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.policies.sampling import seed_for_sample
+from flex_judge.experiments.common.stopping import run_async
 from flex_judge.experiments.studies.pampa.statistics import AnswerReader, compute_best_of_n, compute_pass_at_1
 from flex_judge.experiments.studies.pampa.task import ANSWERED, FINAL, HIGH, LOW, NONE, ClassificationTask
 from flex_judge.judges.concurrency import run_concurrently
@@ -124,7 +125,7 @@ def _continue_pending(
 ) -> list[str | None]:
     engine = load_engine(policy)
     try:
-        return asyncio.run(_Continuer(engine, sampling).continue_all(rows, questions, pending))
+        return run_async(_Continuer(engine, sampling).continue_all(rows, questions, pending))
     finally:
         engine.close()
 

@@ -1,0 +1,146 @@
+"""Stops of commands that start Ray, load a model or train: accepted requests, saved work, checkpoints, no noise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from examples import curated
+from served import free_port
+from sft_command import HERE, SEEN, tensors
+from stopping import StoppableCommand, start_command
+from test_sharded import write_config
+from tiny_models import tiny_llama
+
+pytestmark = pytest.mark.slow
+INT, TERM = signal.SIGINT, signal.SIGTERM
+JUDGE = ("--engine", "scripted", "--model", "scripts:steady_judge")
+
+
+def run_to_end(*command: str, **environment: str) -> None:
+    """Run a command that must succeed."""
+    program = [sys.executable, "-m", "flex_judge.experiments.cli", *command]
+    process = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **environment})
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+def wait_until_ready(running: StoppableCommand, url: str) -> None:
+    """Wait until a service answers that it is ready."""
+
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"{url}/healthz", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    running.wait_until(is_ready)
+
+
+@pytest.mark.parametrize("pipe", ["dead", "read"])
+def test_service_answers_accepted_requests_and_ends_at_once_at_a_second_signal(pipe: str, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    answers: list[Any] = []
+
+    def judge_comparisons(number: int) -> None:
+        comparison = {"id": str(number), "prompt": f"{number}?", "responses": ["Yes.", "No."]}
+        try:
+            answers.append(httpx.post(f"{url}/v1/judge", json={"comparisons": [comparison]}, timeout=60).json())
+        except httpx.HTTPError as e:
+            answers.append(e)
+
+    command = ("serve", *JUDGE, "--port", str(port))
+    with start_command(command, tmp_path, pipe, FLEX_JUDGE_TEST_THINK="4") as running:
+        wait_until_ready(running, url)
+        clients = [threading.Thread(target=judge_comparisons, args=(i,)) for i in range(3)]
+        for client in clients:
+            client.start()
+        time.sleep(2)  # all of them are accepted by then
+        running.send(INT)
+        if pipe == "read":
+            time.sleep(1)
+            assert not answers
+            running.send(TERM)
+            assert running.wait() == 130
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(f"{url}/healthz", timeout=5)
+        else:
+            assert running.wait() == 0
+        for client in clients:
+            client.join()
+    if pipe == "dead":
+        assert [answer["judgments"][0]["status"] for answer in answers] == ["ok"] * 3
+    else:
+        assert "draining, new requests are rejected and accepted ones answered" in running.err
+
+
+def test_run_on_ray_stops_without_noise_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} + 3?"}) + "\n" for i in range(120)))
+    command = ["preferences", str(prompts), "--rubric", "correctness", "--out", "run", "--samples", "4"]
+    command += ["--engine", "scripted", "--judge", "scripts:slow_judge", "--policy", "scripts:drawn_policy"]
+    with start_command(command, tmp_path / "output") as running:
+        running.wait_until(lambda: any(Path("run/shards").glob("report-*.json")))
+        running.send(INT)
+        assert running.wait() == 130
+    assert "stopping (SIGINT)" in running.err
+    finished = {path: path.read_bytes() for path in Path("run/shards").iterdir() if path.suffix != ".partial"}
+    assert not Path("run/summary.json").exists()
+    run_to_end(*command)
+    assert {path: path.read_bytes() for path in finished} == finished
+    assert json.loads(Path("run/summary.json").read_text())["done"] == 120
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 3.0])
+def test_stop_within_a_step_of_an_engine_ends_without_an_abort(
+    delay_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"r{i}", "prompt": f"What is {i}?", "responses": ["It is.", "No."]} for i in range(40)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_llama(tmp_path / "model")
+    command = ["judge", "rows.jsonl", "--model", str(model), "--engine", "transformers", "--out", "out.jsonl"]
+    command += ["--max-think-tokens", "100"]
+    with start_command(command, tmp_path / "output") as running:
+        running.wait_until(Path("out.jsonl.log").exists)  # while the model loads, or while it thinks
+        time.sleep(delay_s)
+        running.send(INT)
+        assert running.wait() == 130
+    assert running.err.count("stopping (SIGINT)") == 1
+
+
+def read_losses(out: Path) -> list[float]:
+    log = json.loads((out / "training.json").read_text())["log"]
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp_path: Path) -> None:
+    base, data = tiny_llama(tmp_path / "base"), curated(tmp_path / "data")
+    flags = [*HERE, *SEEN, "--logging_steps", "1", "--data_seed", "1", "--eval_strategy", "no", "--max_steps", "12"]
+    command = ["sft", str(data), "--model_name_or_path", str(base), *flags]
+    if ranks > 1:
+        command += ["--accelerate_config", write_config("multi_gpu", tmp_path / "config.yaml")]
+    out = tmp_path / "stopped"
+    with start_command([*command, "--output_dir", str(out)], tmp_path / "output") as running:
+        running.wait_until(lambda: "'loss'" in running.err + running.out)
+        running.send(TERM)
+        assert running.wait() == 130
+    assert running.err.count("stopping (SIGTERM)") == 1
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert 0 < int(checkpoint.name.rpartition("-")[2]) < 12
+    run_to_end(*command, "--output_dir", str(out))
+    run_to_end(*command, "--output_dir", str(tmp_path / "uninterrupted"))
+    assert read_losses(out) == read_losses(tmp_path / "uninterrupted")
+    stopped, uninterrupted = tensors(out), tensors(tmp_path / "uninterrupted")
+    assert stopped.keys() == uninterrupted.keys()
+    assert all(bool((stopped[name] == uninterrupted[name]).all()) for name in stopped)
