@@ -24,8 +24,7 @@ from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageErro
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
-from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, parse_strict_json, read_body
-from flex_judge.reward.server.body_structure import check_structure
+from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, check_structure, parse_strict_json, read_body
 from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, decode_sample
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway

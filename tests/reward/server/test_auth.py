@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,8 +111,13 @@ def test_rejects_malformed_authorization_headers(given: str) -> None:
         check_api_key(given, KEY)
 
 
-def test_repr_hides_the_key() -> None:
-    assert KEY not in repr(GatewayConfig(api_key=KEY))
+def test_settings_keep_the_hash_of_a_key_only() -> None:
+    config = GatewayConfig(api_key=KEY)
+    assert KEY not in repr(config)
+    assert KEY.encode() not in pickle.dumps(config)
+    assert replace(config, max_pending=5000).api_key == config.api_key == GatewayConfig(api_key=config.api_key).api_key
+    with pytest.raises(UsageError):  # whoever reads the hash cannot use it
+        check_api_key(f"Bearer {config.api_key}", config.api_key)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\n", "ключ"])

@@ -17,8 +17,8 @@ from flex_judge.judges import Comparison, Judgment
 from flex_judge.judges.errors import GenerationError, RequestTooLargeError
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.reward.server import body_structure, media_decoding
-from flex_judge.reward.server.body_structure import check_structure
+from flex_judge.reward.server import auth, media_decoding
+from flex_judge.reward.server.auth import check_structure
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 
 JSON = {"Content-Type": "application/json"}
@@ -81,10 +81,10 @@ def test_the_number_of_values_is_exact(value: Any, is_ascii: bool) -> None:
     body = json.dumps(value, ensure_ascii=is_ascii).encode(errors="replace")
     expected = count(value)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(body_structure, "TOKENS_PER_MIB", expected)
+        patch.setattr(auth, "TOKENS_PER_MIB", expected)
         check_structure(body, 1)
         if expected:
-            patch.setattr(body_structure, "TOKENS_PER_MIB", expected - 1)
+            patch.setattr(auth, "TOKENS_PER_MIB", expected - 1)
             with pytest.raises(RequestTooLargeError):
                 check_structure(body, 1)
 

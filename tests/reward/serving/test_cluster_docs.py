@@ -13,6 +13,7 @@ from doc_pages import parse_page
 from repository import DOCS
 
 from flex_judge.reward.client import KEY_VARIABLE
+from flex_judge.reward.server.auth import hash_key
 from flex_judge.reward.serving.config import ServiceConfig
 
 
@@ -59,7 +60,7 @@ def test_serve_accepts_the_configuration_and_builds_the_application(config: Any,
     assert settings.name == application.name
     assert args["api_key"] == f"env:{KEY_VARIABLE}"  # never the key itself
     assert settings.gateway is not None
-    assert settings.gateway.api_key == key
+    assert settings.gateway.api_key == hash_key(key)
 
 
 def test_manifest_workers_fit_its_replicas() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from flex_judge.judges import EngineConfig, JudgeConfig, JudgeSettings
 from flex_judge.judges.errors import ClusterError, UsageError
+from flex_judge.reward.server.auth import check_api_key, hash_key
 from flex_judge.reward.serving.cluster import Cluster
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.service import build
@@ -98,8 +100,11 @@ def test_key_is_read_from_its_source_and_never_literal(monkeypatch: pytest.Monke
     for source, key in (("env:JUDGE_KEY", "secret"), (str(tmp_path / "key"), "other")):
         service_config = ServiceConfig.from_args({"api_key": source})
         assert service_config.gateway is not None
-        assert service_config.gateway.api_key == key
-        assert key not in repr(service_config)
+        assert service_config.gateway.api_key == hash_key(key)
+        assert key.encode() not in pickle.dumps(service_config)  # what Ray sends through the cluster and keeps
+        check_api_key(f"Bearer {key}", service_config.gateway.api_key)
+        hashed = ServiceConfig.from_args({"api_key": hash_key(key)})
+        assert hashed.gateway == service_config.gateway
     for wrong in ("env:NOT_SET_ANYWHERE", "literal-key"):
         with pytest.raises(UsageError, match="api key"):
             ServiceConfig.from_args({"api_key": wrong})
