@@ -124,7 +124,7 @@ async def test_levels(level: Any, tmp_path: Path) -> None:
         ("a\u00ff b", "a___b"),
         ("x" * 5000, "x" * 128),
         ("9f86d081-88_4c.7d:65", "9f86d081-88_4c.7d:65"),
-        ('"} {"level": "error"', "____level___error_"),
+        ('"} {"level": "error"', "____level_:__error_"),
     ],
 )
 async def test_request_ids_of_strangers_are_limited(sent: str, expected: str, tmp_path: Path) -> None:
