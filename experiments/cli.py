@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if argv[0] in TRAINING_COMMANDS:
             return _run_training(argv[0], argv[1:])
-        options = parser.parse_args(argv)
+        options = parser.parse_args(spell_with_dashes(argv))
         require_command_extras(options.command)
         status: int = COMMANDS[options.command].load_package().main(options)
         sys.stdout.flush()
@@ -87,6 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_error(f"{type(e).__name__}: {e}", 1)
     except KeyboardInterrupt:
         return _print_error("interrupted; finished work is saved, run the same command again to resume", 130)
+
+
+def spell_with_dashes(argv: Sequence[str]) -> list[str]:
+    """Spell flags with dashes: `--max_pending=8`, the name in YAML files and in Python, becomes `--max-pending=8`."""
+    spelled, is_flag = [], True
+    for text in argv:
+        is_flag = is_flag and text != "--"  # what follows is no flag
+        name, equals, value = text.partition("=")
+        if is_flag and re.fullmatch(r"--[a-z][a-z0-9_-]*", name):
+            name = f"--{name[2:].replace('_', '-')}"
+        spelled.append(f"{name}{equals}{value}")
+    return spelled
 
 
 def _run_training(name: str, argv: Sequence[str]) -> int:
