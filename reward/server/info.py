@@ -61,7 +61,8 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
 
     async def report_metrics(request: Request) -> Response:
         is_ready, report = await _get_health(gateway)
-        gateway.metrics.set_health(is_ready, int(report.get("replicas", is_ready)))
+        replicas = report.get("replicas")  # absent if the judge runs in this process
+        gateway.metrics.set_health(is_ready, replicas if isinstance(replicas, int) else int(is_ready))
         gateway.metrics.set_memory(gateway.bodies.bytes, gateway.store.bytes)
         body, content_type = gateway.metrics.render(request.headers.get("Accept", ""))
         return Response(body, headers={"Content-Type": content_type})

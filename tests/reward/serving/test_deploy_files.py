@@ -101,7 +101,7 @@ def test_the_cpu_image_builds() -> None:
     if builder is None or subprocess.run([builder, "info"], capture_output=True, check=False, timeout=60).returncode:
         pytest.skip("no image builder is at hand")
     command = [builder, "build", "-f", str(DEPLOY / "Dockerfile"), "-t", "flex-judge:test", str(ROOT)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=1800)
     if builder != "buildah":
         shown = subprocess.run(
             [builder, "run", "--rm", "--entrypoint", "flex-judge", "flex-judge:test", "--version"],
