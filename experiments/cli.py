@@ -87,7 +87,7 @@ def _run_command(argv: list[str]) -> int:
             return 0
         if argv[0] in TRAINING_COMMANDS:
             return _run_training(argv[0], argv[1:])
-        options = parser.parse_args(argv)
+        options = parser.parse_args(spell_with_dashes(argv))
         require_command_extras(options.command)
         status: int = COMMANDS[options.command].load_package().main(options)
         return status
@@ -111,6 +111,18 @@ def _make_files_private() -> None:
     if not re.fullmatch("0?[0-7]{3}", value):
         raise UsageError(f"{UMASK_VARIABLE}: expected three octal digits, such as 027 for a group, got {value!r:.40}")
     os.umask(int(value, 8))
+
+
+def spell_with_dashes(argv: Sequence[str]) -> list[str]:
+    """Spell flags with dashes: `--max_pending=8`, the name in YAML files and in Python, becomes `--max-pending=8`."""
+    spelled, is_flag = [], True
+    for text in argv:
+        is_flag = is_flag and text != "--"  # what follows is no flag
+        name, equals, value = text.partition("=")
+        if is_flag and re.fullmatch(r"--[a-z][a-z0-9_-]*", name):
+            name = f"--{name[2:].replace('_', '-')}"
+        spelled.append(f"{name}{equals}{value}")
+    return spelled
 
 
 def _run_training(name: str, argv: Sequence[str]) -> int:

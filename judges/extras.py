@@ -30,7 +30,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "pyarrow",
         "jinja2",
     ),
-    "serve": ("ray", "fastapi", "uvicorn", "psutil"),
+    "serve": ("ray", "fastapi", "uvicorn", "psutil", "prometheus_client"),
     "train": ("trl", "ray", "datasets", "accelerate", "scipy"),
     "eval": ("scipy", "sklearn", "rapidfuzz", "matplotlib", "pandas", "numpy", "jinja2"),
     "vllm": ("vllm",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.reward.groups.group import Group
@@ -68,8 +68,8 @@ def _group_indices(samples: Sequence[Sample], spec: RewardSpec) -> list[list[int
     return groups
 
 
-class GroupMetrics:
-    """Receiver of the events of groups. This base class discards them."""
+class GroupMetrics(Protocol):
+    """Receiver of the events of groups."""
 
     def set_waiting_groups(self, count: int) -> None:
         """Set the number of groups that wait for missing members."""
@@ -93,7 +93,7 @@ class GroupCollector:
 
     def __init__(self, judge: JudgeFunction, retain_s: float = 600.0, metrics: GroupMetrics | None = None) -> None:
         self._judge, self._retain_s = judge, retain_s
-        self._metrics = metrics or GroupMetrics()
+        self._metrics = metrics
         self._waiting_since: dict[str, float] = {}  # groups that were not judged yet
         self._groups: dict[str, Group] = {}  # groups that accept members
         self._timers: dict[str, asyncio.TimerHandle] = {}  # first the group timeout, then the end of retention
@@ -163,7 +163,7 @@ class GroupCollector:
             )
             self._groups[identity] = group
             self._waiting_since[identity] = asyncio.get_running_loop().time()
-            self._metrics.set_waiting_groups(len(self._waiting_since))
+            self._report_waiting_groups()
             self._start_timer(spec.group_timeout_s, identity)
         future = group.add(sample, deadline)
         if group.is_full:
@@ -204,15 +204,19 @@ class GroupCollector:
             del self._groups[identity]
             self._timers.pop(identity).cancel()
             self._retained.pop(identity, None)
-            if self._waiting_since.pop(identity, None) is not None:  # all callers gave up
-                self._metrics.set_waiting_groups(len(self._waiting_since))
+            self._waiting_since.pop(identity, None)  # present only if all callers gave up
+            self._report_waiting_groups()
 
     def _end_wait(self, identity: str, complete: bool) -> None:
         """Record that a group stops waiting for members. Does nothing for a group that was judged before."""
         since = self._waiting_since.pop(identity, None)
-        if since is not None:
-            self._metrics.set_waiting_groups(len(self._waiting_since))
+        self._report_waiting_groups()
+        if since is not None and self._metrics is not None:
             self._metrics.record_group(asyncio.get_running_loop().time() - since, complete)
+
+    def _report_waiting_groups(self) -> None:
+        if self._metrics is not None:
+            self._metrics.set_waiting_groups(len(self._waiting_since))
 
     def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         # The event loop holds tasks weakly, so a reference is kept until the task ends.

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Schema = Mapping[str, Any]
@@ -18,9 +18,10 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h2 { border-top: 1px solid var(--line); padding-top: 1rem; overflow-wrap: anywhere; }
+h2 code { font-size: 1.1rem; }
 code, pre, textarea { font: 14px/1.4 ui-monospace, monospace; }
 pre, textarea { background: var(--soft); padding: .6rem; overflow-x: auto; border: 0; border-radius: 4px; }
-textarea { width: 100%; box-sizing: border-box; min-height: 9rem; color: inherit; }
+textarea { width: 100%; box-sizing: border-box; min-height: 14rem; color: inherit; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: left; vertical-align: top; }
 .method { background: var(--soft); border-radius: 4px; padding: 0 .4rem; }
@@ -160,7 +161,7 @@ def _format_text(text: str) -> str:
     return "".join(f"<code>{piece}</code>" if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def _format_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _format_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

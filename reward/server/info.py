@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import flex_judge
 from flex_judge.judges.engines.recording.ledger import SCHEMA
@@ -26,7 +26,6 @@ from flex_judge.reward.server.info_schemas import (
     RubricsResponse,
     VersionResponse,
 )
-from flex_judge.reward.server.middleware import build_json_response
 from flex_judge.reward.server.openapi import build_operation
 from flex_judge.reward.wire import WIRE_VERSION
 
@@ -49,7 +48,7 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
 
     async def report_health(_: Request) -> Response:
         is_healthy, report = await gateway.get_health()
-        return build_json_response(report, 200 if is_healthy else 503)
+        return JSONResponse(report, 200 if is_healthy else 503)
 
     async def list_models(_: Request) -> Response:
         return _build_response(ModelsResponse(data=[ModelCard(id=info.model, created=info.started_at)]))
@@ -62,7 +61,8 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
 
     async def report_metrics(request: Request) -> Response:
         is_ready, report = await _get_health(gateway)
-        gateway.metrics.set_health(is_ready, int(report.get("replicas", is_ready)))
+        replicas = report.get("replicas")  # absent if the judge runs in this process
+        gateway.metrics.set_health(is_ready, replicas if isinstance(replicas, int) else int(is_ready))
         gateway.metrics.set_memory(gateway.bodies.bytes, gateway.store.bytes)
         body, content_type = gateway.metrics.render(request.headers.get("Accept", ""))
         return Response(body, headers={"Content-Type": content_type})
@@ -123,4 +123,4 @@ async def _get_health(gateway: Gateway) -> tuple[bool, dict[str, Any]]:
 
 
 def _build_response(model: BaseModel) -> Response:
-    return build_json_response(model.model_dump(mode="json"))
+    return JSONResponse(model.model_dump(mode="json"))

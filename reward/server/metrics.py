@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.reward.groups.collector import GroupMetrics
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 """Content type of the text format of Prometheus."""
 
 
-class ServiceMetrics(GroupMetrics):
+class ServiceMetrics:
     """Receiver of all events of a service. This base class discards them."""
 
     def set_pending(self, count: int) -> None:
@@ -25,6 +24,12 @@ class ServiceMetrics(GroupMetrics):
 
     def set_memory(self, body_bytes: int, media_bytes: int) -> None:
         """Set the size of all requests in progress, and of the uploaded media."""
+
+    def set_waiting_groups(self, count: int) -> None:
+        """Set the number of groups that wait for missing members."""
+
+    def record_group(self, seconds: float, complete: bool) -> None:
+        """Record the end of a group's wait: its duration, and whether all members arrived."""
 
     def record_request(self, route: str, status: int, seconds: float) -> None:
         """Record an HTTP request: its route (the pattern, not the path), response status, and duration."""

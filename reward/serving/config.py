@@ -20,6 +20,8 @@ from flex_judge.reward.serving.cluster import Cluster
 
 NAME = "flex-judge"
 DEFAULT_MODEL = JUDGE
+FLAG_NAMES = {"allow_rubric": "rubrics"}
+"""Flag of `flex-judge serve`, with underscores -> name of the setting, where the two differ."""
 PRIVATE_DRAIN_S = 5.0
 """Drain time of the private service of a run. Its only caller is the run, which no longer waits when it stops."""
 
@@ -137,13 +139,17 @@ class ServiceConfig:
         The `args` of a Serve configuration file have the same names as the options of `flex-judge serve`, not nested.
 
         Raises:
-            UsageError: an unknown name, or a value of another type.
+            UsageError: an unknown name, a name that is given twice, or a value of another type.
         """
         settings = flatten_settings(cls)
-        values = {}
-        for name, value in args.items():
+        values: dict[str, Any] = {}
+        for spelling, value in args.items():
+            name = spelling.replace("-", "_")
+            name = FLAG_NAMES.get(name, name)
+            if name in values:
+                raise UsageError(f"setting {spelling!r} is given twice, also under another name; remove one")
             if name not in settings:
-                raise UsageError(f"unknown setting {name!r}; {suggest_name(name, sorted(settings))}")
+                raise UsageError(f"unknown setting {spelling!r}; {suggest_name(spelling, sorted(settings))}")
             values[name] = settings[name].check_value(value, f"setting {name!r}", parse=True)
         if values.get("api_key") is not None:
             values["api_key"] = read_keys(values["api_key"])

@@ -69,9 +69,9 @@ def test_the_http_page_has_every_route_and_schema(monkeypatch: pytest.MonkeyPatc
 
 def test_the_metrics_page_has_every_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     page = load_hook("metrics_page", monkeypatch).generate()
-    assert "| `ray_flex_judge_pending` | gauge | `application` |" in page
-    assert "| `ray_flex_judge_requests_total` | counter | `application`, `route`, `code` |" in page
-    assert "| `ray_flex_judge_judgment_seconds` | histogram |" in page
+    assert "| `flex_judge_pending` | gauge | `model` |" in page
+    assert "| `flex_judge_requests_total` | counter | `model`, `route`, `code` |" in page
+    assert "| `flex_judge_judgment_seconds` | histogram |" in page
 
 
 def test_the_errors_page_has_every_status_and_error(monkeypatch: pytest.MonkeyPatch) -> None:

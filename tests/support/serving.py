@@ -32,6 +32,8 @@ class Serving:
     url: str
     family: ProcessFamily
     """Processes of its Ray."""
+    log: Path
+    """Its log file."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of its Ray whose command line contains a name."""
@@ -58,7 +60,18 @@ def _command(process: psutil.Process) -> str:
 @contextmanager
 def serving(*flags: str, **environment: str) -> Iterator[Serving]:
     """Run `flex-judge serve` with these flags on a free port until the block ends."""
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *flags]
+    log = Path(tempfile.mkdtemp(prefix="flex-judge-log-")) / "judge.log"
+    command = [
+        sys.executable,
+        "-m",
+        "flex_judge.experiments.cli",
+        "serve",
+        "--port",
+        "0",
+        "--log-file",
+        str(log),
+        *flags,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stdout is not None
     try:
@@ -68,7 +81,7 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
         family = ProcessFamily(mark)
         family.find_members()
-        yield Serving(process, url, family)
+        yield Serving(process, url, family, log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -32,7 +32,10 @@ ROUTES = [
     ("PUT", f"/v1/media/image/{'0' * 64}"),
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
-    ("GET", "/redoc"),
+    ("GET", "/metrics"),
+    ("GET", "/version"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/rubrics"),
     ("GET", "/nowhere"),
     ("DELETE", "/v1/judge"),
 ]
@@ -304,9 +307,12 @@ async def test_hides_the_details_of_internal_errors() -> None:
             assert get_statuses(answer) == ["failed"]
             assert "secret" not in answer.text
     async with client(HeldJudge().gateway(health=partial(broken, None))) as http:
-        answer = await http.get("/healthz")
+        answer = await http.get("/healthz", headers={"X-Request-ID": "id-7"})
         assert answer.status_code == 500
-        assert answer.json() == {"error": "the request failed because of an internal error; see the service's log"}
+        assert answer.json() == {
+            "error": "the request failed because of an internal error; look for id-7 in the service's log, whose "
+            "file `flex-judge serve` names when it starts"
+        }
 
 
 async def test_unknown_routes_and_methods_give_json_errors(web: httpx.AsyncClient) -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -124,7 +126,7 @@ async def test_levels(level: Any, tmp_path: Path) -> None:
         ("a\u00ff b", "a___b"),
         ("x" * 5000, "x" * 128),
         ("9f86d081-88_4c.7d:65", "9f86d081-88_4c.7d:65"),
-        ('"} {"level": "error"', "____level___error_"),
+        ('"} {"level": "error"', "____level_:__error_"),
     ],
 )
 async def test_request_ids_of_strangers_are_limited(sent: str, expected: str, tmp_path: Path) -> None:
@@ -160,6 +162,33 @@ def test_several_processes_append_to_one_file_and_follow_logrotate(tmp_path: Pat
         "second two",
     ]
     assert path.read_text().endswith("second three\n")
+
+
+def test_the_log_file_may_be_the_standard_error_of_a_container() -> None:
+    code = (
+        "import logging; from flex_judge.reward.server.logs import LogConfig, configure_logging\n"
+        "configure_logging(LogConfig(log_file='/proc/self/fd/2'), 'gateway')\n"
+        "for word in ('one', 'two'): logging.getLogger('flex_judge.test').info(word)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [line.rpartition(" ")[2] for line in done.stderr.splitlines()] == ["one", "two"]
+
+
+async def test_a_large_copied_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flex_judge.reward.serving.logs.MAX_COPIED_BYTES", 2000)
+    path, shown = tmp_path / "judge.log", StringIO()
+    configure_logging(LogConfig(), "gateway", str(path))
+    with copy_log(str(path), shown):
+        for i in range(60):
+            logging.getLogger("flex_judge.test").info("line %d", i)
+        await wait_until(lambda: shown.getvalue().endswith("line 59\n"))
+        await wait_until(lambda: (tmp_path / "judge.log.1").exists())
+        logging.getLogger("flex_judge.test").info("after")
+    assert [line.partition("gateway ")[2] for line in shown.getvalue().splitlines()] == [
+        *(f"line {i}" for i in range(60)),
+        "after",
+    ]
+    assert path.stat().st_size < 100
 
 
 def test_a_log_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

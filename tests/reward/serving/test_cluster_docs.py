@@ -103,9 +103,9 @@ def test_probes_and_prometheus_use_the_ports_of_the_service() -> None:
 
 def test_documented_metrics_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / "operations" / "cluster.md").read_text()
-    table = text.partition("| metric (`ray_flex_judge_...`) | meaning |")[2].partition("\n\n")[0]
+    table = text.partition("| metric (`flex_judge_...`) | meaning |")[2].partition("\n\n")[0]
     names = re.findall(r"`([a-z_]+)[`{]", "".join(row.split("|")[1] for row in table.strip().splitlines()[1:]))
     page = load_hook("metrics_page", monkeypatch).generate()
     assert len(names) > 8
     for name in names:
-        assert f"`ray_flex_judge_{name}`" in page
+        assert f"`flex_judge_{name}`" in page

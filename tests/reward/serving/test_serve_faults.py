@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 import time
@@ -10,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import httpx
-import psutil
 import pytest
+from prometheus_lint import find_problems, list_values
 from scripts import SETTINGS, fair_judge
 from serving import Serving, serving, within
 
+import flex_judge
 from flex_judge.judges import Comparison, FlexJudge, Status
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.reward.client import JudgeClient
@@ -90,29 +92,21 @@ def test_refuses_tenfold_overload_at_once_and_recovers(two_replicas: Serving) ->
     assert judgment.status == Status.OK
 
 
-def test_exports_metrics_to_prometheus(two_replicas: Serving) -> None:
-    places = {
-        f"http://{'127.0.0.1' if c.laddr.ip in ('0.0.0.0', '::') else c.laddr.ip}:{c.laddr.port}/metrics"
-        for p in two_replicas.processes("DashboardAgent")
-        for c in p.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN
-    }
-    metric_names = (
-        "judgments_total",
-        "pending",
-        "request_seconds_bucket",
-        "prompt_tokens_total",
-        "judgment_seconds_count",
-    )
-    for _ in within(40, what=f"metrics at one of {places}"):
-        texts = []
-        for place in places:
-            try:
-                texts.append(httpx.get(place, timeout=5).text)
-            except httpx.HTTPError:
-                continue
-        if any(all(f"ray_flex_judge_{name}" in text for name in metric_names) for text in texts):
-            break
+def test_exports_its_own_metrics_only_and_a_log(two_replicas: Serving) -> None:
+    JudgeClient(two_replicas.url).judge_sync(make_comparisons(1, 1))
+    answer = httpx.get(f"{two_replicas.url}/metrics", headers={"X-Request-ID": "one-scrape"})
+    assert list(find_problems(answer.text)) == []
+    values = {name: value for (name, _), value in list_values(answer.text).items()}
+    assert all(name.startswith("flex_judge_") for name in values)
+    assert len(answer.content) < 40_000
+    assert values["flex_judge_judgment_seconds_count"] >= 1
+    assert values["flex_judge_replicas"] == values["flex_judge_replicas_wanted"] == 2
+    assert answer.headers.get_list("X-Request-ID") == ["one-scrape"]
+    version = JudgeClient(two_replicas.url).version_sync()["version"]
+    assert version == flex_judge.__version__
+    assert JudgeClient(two_replicas.url).models_sync() == ["scripts:steady_judge"]
+    assert " INFO gateway request request_id=" in two_replicas.log.read_text()
+    assert re.search(r" INFO replica-\w+ ready ", two_replicas.log.read_text())
 
 
 def test_killed_replicas_and_gateway_recover(two_replicas: Serving) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -101,8 +102,10 @@ def test_a_comparison_that_kills_replicas_is_engine_lost(cluster: Cluster) -> No
 
 @pytest.mark.slow
 def test_reports_why_a_service_cannot_start(cluster: Cluster) -> None:
-    with pytest.raises(ClusterError, match="no_such_script"):
+    with pytest.raises(ClusterError, match=r"no_such_script.*; log: (/.*/broken\.log); logs of Ray: /") as e:
         asyncio.run(judge_all(service_config("no_such_script", name="broken").place_on(cluster), []))
+    log = Path(str(e.value).partition("; log: ")[2].partition(";")[0]).read_text()
+    assert re.search(r" ERROR replica-\w+ the replica could not start\nTraceback ", log)
 
 
 @pytest.mark.slow
