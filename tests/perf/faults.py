@@ -51,7 +51,7 @@ class FaultResult:
     doubled: int
     """Judgments that came for more than one request, or not for their own."""
     judged_twice: int
-    """Comparisons whose reasoning was finished more than once."""
+    """Comparisons that were answered more than once."""
     started: int
     """Reasonings that were started."""
     longest_gap_s: float
