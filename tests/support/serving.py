@@ -32,6 +32,8 @@ class Serving:
     url: str
     family: ProcessFamily
     """Processes of its Ray."""
+    environment: dict[str, str]
+    """Environment that it was started with."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of its Ray whose command line contains a name."""
@@ -59,16 +61,18 @@ def _command(process: psutil.Process) -> str:
 def serving(*flags: str, **environment: str) -> Iterator[Serving]:
     """Run `flex-judge serve` with these flags on a free port until the block ends."""
     command = [sys.executable, "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    whole_environment = os.environ | environment
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=whole_environment)
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        marks = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        (mark,) = marks or {"joined a cluster"}
         family = ProcessFamily(mark)
         family.find_members()
-        yield Serving(process, url, family)
+        yield Serving(process, url, family, whole_environment)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
