@@ -27,6 +27,8 @@ REMEDIES = {
 """Errors of a write, and what to do about each."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Errors that only storage has; the others have many causes."""
+UNNAMED_FILE = "standard output or a file"
+"""Name of a file in messages if the error does not name it."""
 # Libraries in other languages report the problem in the text of an error of their own.
 _RUST_CODE = re.compile(r"\bos error (\d+)\b")
 _TEXTS = {
@@ -65,7 +67,7 @@ def find_storage_error(error: BaseException) -> StorageError | None:
         number = get_error_number(cause)
         if number in FULL:
             name = getattr(cause, "filename", None)
-            return _build_error("a file" if name is None else str(name), number, _describe(number))
+            return _build_error(UNNAMED_FILE if name is None else str(name), number, _describe(number))
         # Ray keeps the error of a worker in `cause`.
         cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
     return None

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
-from serving import Serving, serving, within
+import psutil
+from served import free_port
+from serving import Serving, running_cluster, serving, within
 
 from flex_judge.judges import Comparison, Status
 from flex_judge.reward.client import JudgeClient
@@ -51,7 +54,7 @@ class FaultResult:
     doubled: int
     """Judgments that came for more than one request, or not for their own."""
     judged_twice: int
-    """Comparisons whose reasoning was finished more than once."""
+    """Comparisons that were answered more than once."""
     started: int
     """Reasonings that were started."""
     longest_gap_s: float
@@ -62,6 +65,7 @@ class FaultResult:
 def measure_fault(
     name: str,
     inject: Callable[[Serving], None],
+    flags: Sequence[str] = (),
     replicas: int = 2,
     requests: int = NUM_REQUESTS,
     delay_s: float = 3.0,
@@ -72,6 +76,7 @@ def measure_fault(
     Args:
         name: name of the fault in the result.
         inject: causes the fault.
+        flags: further flags of the service.
         replicas: number of replicas.
         requests: number of requests, each with one comparison.
         delay_s: seconds from the first request to the fault.
@@ -81,8 +86,8 @@ def measure_fault(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         calls = folder / "calls"
         environment = {"FLEX_JUDGE_TEST_CALLS": str(calls), "FLEX_JUDGE_TEST_THINK": str(think_s)}
-        flags = (*FLAGS, "--replicas", str(replicas), "--cpus-per-replica", "0.5")
-        service = stack.enter_context(serving(*flags, **environment))
+        flags = (*FLAGS, "--replicas", str(replicas), "--cpus-per-replica", "0.5", *flags)
+        service = stack.enter_context(serving(*flags, "--ledger", str(folder / "ledger"), **environment))
         timer = threading.Timer(delay_s, inject, [service])
         timer.start()
         comparisons = [
@@ -138,12 +143,56 @@ def kill_all_replicas(service: Serving) -> None:
         process.kill()
 
 
+def measure_restart_by_hand() -> FaultResult:
+    """Kill the whole service, and start it again with the same command."""
+    with ExitStack() as stack:
+        port = str(free_port())
+
+        def restart(service: Serving) -> None:
+            # The environment of the first start is still needed, and both share the ledger.
+            command, environment = service.process.args, service.environment
+            service.process.kill()
+            service.process.wait()
+            for _ in within(30, what="the end of the first service, which holds the port"):
+                if not service.processes():
+                    break
+            assert isinstance(command, list)
+            again = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            stack.callback(again.wait)
+            stack.callback(again.terminate)
+
+        return measure_fault("whole service, by hand", restart, ("--port", port))
+
+
+def measure_node() -> FaultResult:
+    """Kill the second node of a cluster, with the replicas on it."""
+    with running_cluster() as address, ExitStack() as stack:
+        command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=2"]
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        node = subprocess.Popen([*command, "--block"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(15)
+
+        def kill(_: Serving | None = None) -> None:
+            if node.poll() is None:
+                for process in psutil.Process(node.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                node.kill()
+                node.wait()
+
+        stack.callback(kill)
+        # Three replicas of one CPU each: the head has two, so at least one is on the second node.
+        return measure_fault("second node", kill, ("--address", address, "--cpus-per-replica", "1"), replicas=3)
+
+
 def main(names: Sequence[str]) -> int:
     """Measure faults, and return 1 if anything was lost, doubled or judged twice."""
     faults: dict[str, Callable[[], FaultResult]] = {
         name: lambda name=name, parts=parts: measure_fault(name, kill_parts(*parts)) for name, parts in PARTS.items()
     }
     faults["3 of 3 replicas"] = lambda: measure_fault("3 of 3 replicas", kill_all_replicas, replicas=3)
+    faults["whole service"] = measure_restart_by_hand
+    faults["second node"] = measure_node
     header = f"{'fault':<28}{'lost':>6}{'doubled':>9}{'twice':>7}{'started':>9}{'gap s':>8}{'total s':>9}"
     print(header, flush=True)
     failures = 0

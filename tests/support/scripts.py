@@ -152,25 +152,26 @@ async def steady_judge(prompt: str, sampling: Sampling) -> str:
 
 
 async def counted_judge(prompt: str, sampling: Sampling) -> str:
-    """Judge like `steady_judge`, and log the start and the end of each reasoning in FLEX_JUDGE_TEST_CALLS.
+    """Judge like `steady_judge`, and log the start of each reasoning and each answer in FLEX_JUDGE_TEST_CALLS.
 
-    A line holds `start`, `end` or `cancel`, and the candidates.
+    A line holds `start`, `end` (for an answer) or `cancel`, and the candidates.
     """
-    if sampling.stop != ("</think>",):
-        return fair_judge(prompt, sampling)
     candidates = " | ".join(_CANDIDATES.findall(prompt.rpartition("user\n")[2]))
 
     def log_event(name: str) -> None:
         with Path(os.environ["FLEX_JUDGE_TEST_CALLS"]).open("a") as file:
             file.write(f"{name} {candidates}\n")
 
-    log_event("start")
+    is_reasoning = sampling.stop == ("</think>",)
+    if is_reasoning:
+        log_event("start")
     try:
         reply = await steady_judge(prompt, sampling)
     except asyncio.CancelledError:
         log_event("cancel")
         raise
-    log_event("end")
+    if not is_reasoning:
+        log_event("end")
     return reply
 
 

@@ -34,6 +34,8 @@ class Serving:
     """Processes of its Ray."""
     log: Path
     """Its log file."""
+    environment: dict[str, str]
+    """Environment that it was started with."""
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of its Ray whose command line contains a name."""
@@ -72,16 +74,18 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         str(log),
         *flags,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    whole_environment = os.environ | environment
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=whole_environment)
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        marks = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        (mark,) = marks or {"joined a cluster"}
         family = ProcessFamily(mark)
         family.find_members()
-        yield Serving(process, url, family, log)
+        yield Serving(process, url, family, log, whole_environment)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

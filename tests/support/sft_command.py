@@ -33,4 +33,9 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 def sft(model: Path, data: Path, out: Path, *flags: str) -> int:
     """Run `flex-judge sft` and return its exit status."""
-    return main(["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *flags])
+    return main(build_sft_command(model, data, out, *flags))
+
+
+def build_sft_command(model: Path, data: Path, out: Path, *flags: str) -> list[str]:
+    """Build the arguments of `flex-judge sft`."""
+    return ["sft", str(data), "--model_name_or_path", str(model), "--output_dir", str(out), *HERE, *SEEN, *flags]

@@ -61,6 +61,12 @@ class ServeRun:
         8000, "Port to listen on; 0 for any free port", metavar="PORT", group=PLACEMENT
     )
     every_node: bool = setting(False, "Listen on every node of the cluster, not only on its head", group=PLACEMENT)
+    ledger: str | None = setting(
+        None,
+        "SQLite file that records generations, so that a restarted service does not compute them again (default: none)",
+        metavar="FILE",
+        group=PLACEMENT,
+    )
     api_key: str | None = setting(
         None,
         "API key that clients must send: env:NAME for a variable, a file that holds it, or its hash sha256:HEX; lines "
@@ -149,9 +155,11 @@ class ServeRun:
             replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
         judge = self.service.judge
         settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
+        # Absolute, because replicas have other working directories.
+        engine = replace(judge.engine, ledger=str(Path(self.ledger).resolve())) if self.ledger else judge.engine
         config = replace(
             self.service,
-            judge=JudgeConfig(judge.engine, settings),
+            judge=JudgeConfig(engine, settings),
             replicas=replicas,
             gateway=self.gateway_config,
             log=self.log_config,

@@ -17,31 +17,31 @@ from flex_judge.judges.io.storage import find_storage_error
 ROWS = [{"id": str(i), "text": "é" * 40} for i in range(50)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 1000, 1003, 4097])
-def test_journal_on_a_full_disk_keeps_complete_rows_and_resumes_identically(tmp_path: Path, size: int) -> None:
-    with Journal(tmp_path / "reference.jsonl") as reference:
-        for row in ROWS:
-            reference.append(row)
-    path = tmp_path / "rows.jsonl"
-    with pytest.raises(StorageError, match="rows.jsonl: cannot be written"), limit_file_size(size):  # noqa: SIM117
-        with Journal(path) as journal:
-            for row in ROWS:
-                journal.append(row)
-    assert path.read_bytes() == b"" or path.read_bytes().endswith(b"\n")
+def append_missing_rows(path: Path) -> None:
     with Journal(path) as journal:
         assert [row["id"] for row in journal.rows.values()] == [row["id"] for row in ROWS[: len(journal.rows)]]
         for row in ROWS[len(journal.rows) :]:
             journal.append(row)
-    assert path.read_bytes() == reference.path.read_bytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1000, 1003, 4097])
+def test_journal_on_a_full_disk_keeps_complete_rows_and_resumes_identically(tmp_path: Path, size: int) -> None:
+    path, reference = tmp_path / "rows.jsonl", tmp_path / "reference.jsonl"
+    append_missing_rows(reference)
+    with limit_file_size(size), pytest.raises(StorageError, match=r"rows\.jsonl: cannot be written"):
+        append_missing_rows(path)
+    assert path.read_bytes() == b"" or path.read_bytes().endswith(b"\n")
+    append_missing_rows(path)
+    assert path.read_bytes() == reference.read_bytes()
 
 
 def test_journal_goes_on_once_there_is_space(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with Journal(path) as journal:
+        journal.append(ROWS[0])
         with limit_file_size(150), pytest.raises(StorageError):
-            for row in ROWS[:5]:
-                journal.append(row)
-        for row in ROWS[len(journal.rows) :]:
+            journal.append(ROWS[1])
+        for row in ROWS[1:]:
             journal.append(row)
     assert [row["id"] for row in read_rows(path)] == [row["id"] for row in ROWS]
 

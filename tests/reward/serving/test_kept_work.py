@@ -1,4 +1,4 @@
-"""Work that outlives a gateway: a second one gives the answers of the first, and waits for what replicas still judge."""
+"""Work that outlives a gateway: the next one gives its answers, and waits for what replicas still judge."""
 
 from __future__ import annotations
 
