@@ -59,7 +59,7 @@ def print_preferences(summary: Mapping[str, Any], out: Path) -> None:
 def _print_notes(summary: Mapping[str, Any]) -> None:
     """Print how prompts differ from the policy's own form, such as tools that its chat template leaves out."""
     for note, count in summary.get("notes", {}).items():
-        print(f"\n{format_count(count, 'prompt')}: {note}")
+        print(f"\n{format_count(count, 'prompt')}: {note.removesuffix('.')}.")
 
 
 def _list_failures(summary: Mapping[str, Any]) -> Iterator[TableRow]:
