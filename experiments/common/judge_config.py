@@ -102,7 +102,7 @@ class ServiceFlags:
         values, declared = flatten_values(self), flatten_settings(type(self))
         # Reject a changed judge setting: the service would silently judge without it.
         for name, judge_setting in flatten_settings(JudgeFlags, SettingsSection(names=names)).items():
-            if name in own or name in (*SERVICE_SETTINGS,) or name not in values:
+            if name in own or name in SERVICE_SETTINGS or name not in declared:
                 continue
             if values[name] not in (declared[name].default, defaults.get(name, declared[name].default)):
                 raise UsageError(

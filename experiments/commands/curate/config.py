@@ -163,7 +163,8 @@ class CurateRun(ServiceFlags):
         if self.column and self.samples is not None:
             raise UsageError("--column refers to a column of FILE; leave it out with --samples")
         _ = self.columns  # raises UsageError for an unknown field
-        self.check_service()
+        # The order of the examples has the name of a setting of judges.
+        self.check_service(own=("order",))
         _ = self.selection  # raises UsageError if the sizes are invalid
         self._check_rubrics()
 

@@ -20,11 +20,11 @@ def print_curation(summary: Mapping[str, Any], out: Path) -> None:
     for split_and_kind, number in summary["missing"].items():
         print(f"{format_count(number, 'example')} fewer than requested: {split_and_kind}")
     if summary["rows_lost"]:
-        print(f"{format_count(summary['rows_lost'], 'row')} without a usable judgment")
+        print(f"{format_count(summary['rows_lost'], 'row')} without a usable judgment.")
     if num_train:
         print(f"\n{format_count(num_train, 'training example')} with a data card: {out}")
     else:
-        print(f"\nNo training example is left; {out / 'README.md'} counts what was dropped at each step")
+        print(f"\nNo training example is left; {out / 'README.md'} counts what was dropped at each step.")
 
 
 def _build_flow_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import Block, Note, Report, Section, Table, TableRow, as_number, as_percent
-from flex_judge.experiments.commands.eval.view import build_metrics_table, build_published_table
+from flex_judge.experiments.commands.eval.view import build_metrics_table, build_published_table, describe_overall
 from flex_judge.experiments.common.reporting.html import write_page as write_html
-from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count
+from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, name_option
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
 
@@ -52,6 +52,7 @@ def write_benchmark_page(run: Path) -> Path:
         "eval.html",
         s=summary,
         cut=shorten_text,
+        outcome=describe_outcome,
         picture=lambda name: encode_picture(run, name),
     )
 
@@ -60,6 +61,9 @@ def _build_intro(summary: Mapping[str, Any], about: str) -> Iterator[Block]:
     replay = f" Replies are from {summary['replay']}; no model was run." if summary["replay"] else ""
     items = f"{format_count(summary['items'], 'item')}, {summary['scored']} with a verdict."
     yield f"{about} Judge: {summary['judge']}; {items}{replay}"
+    if "overall" in summary:
+        text = describe_overall(summary)
+        yield f"{text[0].upper()}{text[1:]}."
     if summary["unscored"]:
         reasons = "; ".join(f"{n} {STATUS_WORDS.get(status, status)}" for status, n in summary["unscored"].items())
         yield f"Judgments without a score: {reasons}."
@@ -104,6 +108,22 @@ def _describe_provenance(summary: Mapping[str, Any]) -> str:
     data = summary["data"]
     settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items() if value not in (None, []))
     return f"Data: {data['name']}, {format_count(data['rows'], 'row')}, {data['digest'][:16]}. Settings: {settings}."
+
+
+def describe_outcome(item: Mapping[str, Any]) -> str:
+    """Describe the label of people and the verdict of the judge on a disagreement, with options by their letters."""
+    scores = item["scores"] or []
+    pairs = [f"{name_option(i)} {score:g}" if len(scores) > 1 else f"{score:g}" for i, score in enumerate(scores)]
+    verdict = item["choice"] or ", ".join(pairs)
+    return f"people say {_name_label(item['label'], len(scores))}, the judge {verdict}"
+
+
+def _name_label(label: Any, num_responses: int) -> str:
+    if isinstance(label, list):  # response indexes, best first
+        return ", ".join(map(name_option, label))
+    if isinstance(label, int) and num_responses > 1:
+        return name_option(label)
+    return f"{label:g}" if isinstance(label, int | float) else str(label)
 
 
 def encode_picture(run: Path, name: str) -> str:

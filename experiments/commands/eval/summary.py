@@ -23,6 +23,9 @@ from flex_judge.judges.media.files import convert_decoder_errors, open_image, to
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
 
+PARTIAL = "overall_of_tasks_with_verdicts"
+"""Name of the mean over the tasks with verdicts, if there are others; the overall mean is then undefined."""
+
 
 def build_summary(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, outcomes: Sequence[ItemOutcome], out: Path | None = None
@@ -125,14 +128,17 @@ def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str,
     for name, task in tasks.items():
         estimate = task["figures"][task["headline"]]
         value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
+        # A judge without any verdict on a task is not one with none right.
+        value = value if estimate["count"] else None
         headlines[f"{name}.{task['headline']}" if has_several_tasks else task["headline"]] = value
     values = [value for value in headlines.values() if value is not None]
     # Published overall results are means over all tasks, so a run without a task has none.
-    if benchmark.spec.overall and len(values) == len(benchmark.spec.tasks):
-        headlines["overall"] = sum(values) / len(values)
+    if benchmark.spec.overall and len(tasks) == len(benchmark.spec.tasks):
+        headlines["overall"] = sum(values) / len(values) if len(values) == len(tasks) else None
+        headlines[PARTIAL] = sum(values) / len(values) if 0 < len(values) < len(tasks) else None
         for name in ("majority", f"majority{PUBLISHED_SUFFIX}"):
             majorities = [task["figures"].get(name, {}).get("strict") for task in tasks.values()]
-            if None not in majorities:
+            if None not in majorities and len(values) == len(tasks):
                 headlines[name] = sum(majorities) / len(majorities)
     return headlines
 

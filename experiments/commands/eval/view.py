@@ -9,6 +9,7 @@ from typing import Any
 
 from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
 from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX
+from flex_judge.experiments.commands.eval.summary import PARTIAL
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.io.json_values import dump_json
@@ -63,9 +64,11 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     for name, task in summary["tasks"].items():
         title = f"{summary['benchmark']}, {name}: {format_count(task['items'], 'item')}"
         print_table(replace(build_metrics_table(task, _MAX_GROUPS), title=title))
-    for name in ("overall", "majority", f"majority{PUBLISHED_SUFFIX}"):
-        title = "overall" if name == "overall" else f"overall, by {get_metric_title(name)}"
+    if "overall" in summary:
+        console.print(describe_overall(summary))
+    for name in ("majority", f"majority{PUBLISHED_SUFFIX}"):
         if name in summary:
+            title = f"overall, by {get_metric_title(name)}"
             console.print(f"{title} (mean of the tasks): {_format_score(summary[name])}")
     if published := build_published_table(summary):
         print_table(replace(published, title="published results"))
@@ -74,6 +77,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         lines.append(f"report: {Path(summary['out']) / 'report.html'}")
     for line in lines:
         console.print(escape_control_characters(line), markup=False)
+
+
+def describe_overall(summary: Mapping[str, Any]) -> str:
+    """Describe the mean over the tasks; a task without verdicts is no zero in it."""
+    tasks = summary["tasks"]
+    if summary["overall"] is not None:
+        return f"overall (mean of the tasks): {_format_score(summary['overall'])}"
+    silent = [name for name, task in tasks.items() if not task["figures"][task["headline"]]["count"]]
+    text = f"overall: n/a, without verdicts in {', '.join(silent)}"
+    if summary[PARTIAL] is not None:
+        count = len(tasks) - len(silent)
+        text += f"; mean of the other {format_count(count, 'task')}: {_format_score(summary[PARTIAL])}"
+    return text
 
 
 def build_metrics_table(task: Mapping[str, Any], max_groups: int | None = None) -> Table:

@@ -249,12 +249,12 @@ def format_summary_lines(result: JudgeResult) -> list[str]:
 
 def _describe_outcome(comparison: Comparison, judgment: Judgment) -> str:
     if judgment.scores is None:
-        return escape_control_characters(f"No score: {judgment.status} ({judgment.votes[0].detail})")
+        return escape_control_characters(f"No score: {judgment.status} ({judgment.votes[0].detail}).")
     if len(comparison.responses) == 1:
-        return f"Score {judgment.scores[0]:g}"
+        return f"Score {judgment.scores[0]:g}."
     if judgment.choice:
-        return f"Verdict [[{judgment.choice}]]"
-    return "A tie" if judgment.preferred is None else f"Response {judgment.preferred + 1} is better"
+        return f"Verdict [[{judgment.choice}]]."
+    return "A tie." if judgment.preferred is None else f"Response {judgment.preferred + 1} is better."
 
 
 def _format_score(values: tuple[float, ...] | None, i: int) -> str:

@@ -71,7 +71,7 @@ def list_preference_rows(summary: Mapping[str, Any]) -> list[TableRow]:
 def _print_notes(summary: Mapping[str, Any]) -> None:
     """Print how prompts differ from the policy's own form, such as tools that its chat template leaves out."""
     for note, count in summary.get("notes", {}).items():
-        print(f"\n{format_count(count, 'prompt')}: {note}")
+        print(f"\n{format_count(count, 'prompt')}: {note.removesuffix('.')}.")
 
 
 def _list_failures(summary: Mapping[str, Any]) -> Iterator[TableRow]:
