@@ -155,6 +155,7 @@ COMMANDS = {
     "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
     "bench": Command("Measure one performance ratio on this machine.", "bench"),
     "report": Command("Rebuild the HTML page of a finished demo or benchmark run.", "report"),
+    "model": Command("Print the folder of an embedded model, for your own scripts. Downloads nothing.", "model"),
     "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
 }
 TRAINING_COMMANDS = {
