@@ -19,6 +19,8 @@ from flex_judge.experiments.common.command_extras import (
 )
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 
+QUIET_LIBRARIES = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
+"""Environment variables that switch off progress bars of libraries, which would mix with ours."""
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
 FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
 """Flags with another name in commands that have a policy and a judge, for suggestions in errors."""
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    for variable in QUIET_LIBRARIES:
+        os.environ.setdefault(variable, "1")
     try:
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
             require_command_extras(argv[0])
