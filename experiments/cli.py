@@ -25,6 +25,8 @@ from flex_judge.judges.io.storage import find_storage_error
 PROGRAM = "flex-judge"
 UMASK_VARIABLE, PRIVATE_UMASK = "FLEX_JUDGE_UMASK", "077"
 """Environment variable with the umask of all commands, and its default: files are for the user alone."""
+QUIET_LIBRARIES = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
+"""Environment variables that switch off progress bars of libraries, which would mix with ours."""
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
 FLAG_SYNONYMS |= {judge: model for model, judge in FLAG_SYNONYMS.items()}
 """Flags with another name in commands that have a policy and a judge, for suggestions in errors."""
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(argv: list[str]) -> int:
     record_command([PROGRAM, *argv])
+    for variable in QUIET_LIBRARIES:
+        os.environ.setdefault(variable, "1")
     try:
         _make_files_private()
         if argv and argv[0] in HELP_NEEDS_EXTRAS:
@@ -187,6 +191,7 @@ COMMANDS = {
     "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
     "bench": Command("Measure one performance ratio on this machine.", "bench"),
     "report": Command("Write the HTML page of a run again, also of an unfinished one.", "report"),
+    "model": Command("Print the folder of an embedded model, for your own scripts. Downloads nothing.", "model"),
     "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
 }
 TRAINING_COMMANDS = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flex_judge import models as models
 from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def test_top_level_api_is_complete() -> None:
 def test_importing_the_package_loads_only_itself() -> None:
     check = "import sys, flex_judge; print(*sorted(m for m in sys.modules if m.startswith('flex_judge')))"
     out = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["flex_judge", "flex_judge.lazy"]
+    assert out.split() == ["flex_judge", "flex_judge.lazy", "flex_judge.models"]
 
 
 def test_rewards_and_clients_can_be_pickled() -> None:

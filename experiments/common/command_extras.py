@@ -14,6 +14,7 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "eval": ("eval",),
     "bench": ("serve", "train"),
     "report": ("eval",),
+    "model": ("judge",),
     "sft": ("train",),
     "dpo": ("serve", "train"),
     "grpo": ("serve", "train"),

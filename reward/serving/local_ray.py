@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
-START_POLL_S = 0.5
+START_POLL_S, MIN_TRY_S = 0.5, 60.0
 GCS_WAIT_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 SPARE_CPUS = 2
 """CPUs of a local Ray beyond those of the machine. Replicas reserve all of the latter, and other commands that join the
@@ -40,7 +40,8 @@ def start_ray(ray_module: ray, timeout_s: float) -> None:  # type: ignore[valid-
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            with _extend_start(deadline):
+            # A start that hangs is tried again while there is time; a slow one needs more than Ray's 30 s.
+            with _extend_start(time.monotonic() + max(MIN_TRY_S, (deadline - time.monotonic()) / 2)):
                 ray_module.init(
                     address="local",
                     num_cpus=count_local_cpus() + SPARE_CPUS,

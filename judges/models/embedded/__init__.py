@@ -7,6 +7,7 @@ trainers need no special case.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import shutil
@@ -181,3 +182,16 @@ EMBEDDED: dict[str, EmbeddedModel] = {model.name: model for model in (_BASE, _JU
 """Model name -> embedded model."""
 BASE, JUDGE = EMBEDDED
 """Names of the base model, which is also the embedded policy, and of the judge tuned from it."""
+
+
+def find_embedded_model(name: str) -> EmbeddedModel:
+    """Return the embedded model with a name.
+
+    Raises:
+        ModelNotFoundError: no such model.
+    """
+    if name in EMBEDDED:
+        return EMBEDDED[name]
+    similar = difflib.get_close_matches(name, EMBEDDED, n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    raise ModelNotFoundError(f"no embedded model {name!r}; there are {', '.join(EMBEDDED)}{hint}")
