@@ -80,6 +80,8 @@ class JudgeResult:
     errors: dict[str, str] = field(default_factory=dict)
     """Error of each row that could not be judged, by row id, in the order of the rows. Rows that cannot be judged as
     they are also have a judgment, with the status `invalid_input`."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """JSON values of the judgments, with their comparisons."""
     num_stored: int = 0
     """Number of judgments from earlier runs."""
     hits: int | None = None
@@ -154,7 +156,12 @@ def judge_rows(
         if progress and bar is not None:
             progress.advance(bar)
 
-    queue = JudgeQueue(judge.ajudge, find_stored_judgment, output.add if output else lambda _: None, advance_bar)
+    new_rows: dict[str, dict[str, Any]] = {}
+
+    def keep_row(row: dict[str, Any]) -> None:
+        new_rows[row["id"]] = row
+
+    queue = JudgeQueue(judge.ajudge, find_stored_judgment, output.add if output else keep_row, advance_bar)
     try:
         asyncio.run(queue.judge_all(rows, config.concurrency))
     finally:
@@ -163,7 +170,9 @@ def judge_rows(
     result.hits = getattr(engine, "hits", None)
     result.requests = (result.hits or 0) + getattr(engine, "misses", 0)
     if output:
-        output.finish(result.judgments, missing=result.missing)
+        result.rows = output.finish(result.judgments, missing=result.missing)
+    else:
+        result.rows = [new_rows[judgment.id] for judgment in result.judgments]
     return result
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("run", metavar="RUN", help="Folder of a run (--out), model folder of a training, or file of judgments; the run may be unfinished")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="Folder of a run (--out), model folder of a training, or file of judgments; the run may be unfinished",
+    )
 
 
 def main(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from flex_judge.experiments.commands.judge.output import PAGE_ENDING, RECORD_END
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.charts import count_values, draw_bars
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response, sample_judgments
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
 from flex_judge.experiments.common.reporting.runs import (
     RunRecord,
     build_judgments_section,
@@ -19,6 +19,7 @@ from flex_judge.experiments.common.reporting.runs import (
     build_state,
     iterate_journal,
 )
+from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, require_rows
@@ -49,7 +50,9 @@ def write_judgments_page(path: Path) -> Path:
     settings = record.settings
     intro: list[PageBlock] = []
     if settings:
-        intro.append(f"{settings.get('judge')} judged {settings.get('input')} with the rubric {settings.get('rubric')}.")
+        intro.append(
+            f"{settings.get('judge')} judged {settings.get('input')} with the rubric {settings.get('rubric')}."
+        )
     scored = sample.total - sample.num_failed
     if record.summary is None:
         intro += build_state(record, scored, sample.num_failed)

@@ -14,7 +14,7 @@ _REPORT = "flex_judge.experiments.commands.report"
 _STUDIES = "flex_judge.experiments.studies"
 WRITERS = {
     "demo": f"{_REPORT}.run:write_demo_page",
-    "eval": f"{_REPORT}.evaluations:write_page",
+    "eval": f"{_REPORT}.unfinished:write_evaluation_page",
     "best-of-n": f"{_REPORT}.data_runs:write_best_of_n_page",
     "preferences": f"{_REPORT}.data_runs:write_preferences_page",
     "curate": f"{_REPORT}.curation:write_page",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 
 from flex_judge.alignment.reporting.model import Table, TableRow, as_number
-from flex_judge.experiments.common.reporting.blocks import Chart, shorten_line
+from flex_judge.experiments.common.reporting.blocks import Chart, shorten_line, show_hidden_characters
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 24, 46
 STANDALONE_STYLE = (
     "<style>svg{--ink:#1c2126;--quiet:#59636b;--line:#dcdfda;--mute:#98a2a9;--c0:#0a6b60;--c1:#a94a16;--c2:#3b5bab;"
     "--c3:#7a4a86;font-family:system-ui,sans-serif}@media(prefers-color-scheme:dark){svg{--ink:#e7e9ea;--quiet:#a4adb4;"
@@ -69,7 +69,9 @@ def draw_lines(
         note: sentence below the chart.
     """
     values = [v for s in series for p in s.points for v in (p.value, p.low, p.high) if v is not None]
-    ticks = _choose_ticks(0.0, top) if top is not None else _choose_ticks(min(values, default=0), max(values, default=1))
+    ticks = (
+        _choose_ticks(0.0, top) if top is not None else _choose_ticks(min(values, default=0), max(values, default=1))
+    )
     parts = list(_draw_axes(ticks, labels, x_label, y_label))
     step = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
     for number, line in enumerate(series):
@@ -88,7 +90,9 @@ def draw_lines(
         for x, y, point in places:
             if point.low is not None and point.high is not None:
                 low, high = _place(point.low, ticks), _place(point.high, ticks)
-                parts.append(f'<line class="whisker k{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+                parts.append(
+                    f'<line class="whisker k{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+                )
             parts.append(f'<circle class="dot k{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>')
     rows: list[TableRow] = [
         (label, *(as_number(s.points[i].value, digits=digits) for s in series)) for i, label in enumerate(labels)
@@ -122,7 +126,8 @@ def draw_bars(
             y = _place(count, ticks)
             parts.append(
                 f'<rect class="bar-fill k{colour}" x="{LEFT + (i + 0.1) * step:.1f}" y="{y:.1f}" '
-                f'width="{0.8 * step:.1f}" height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(name)}: {count:,}</title></rect>'
+                f'width="{0.8 * step:.1f}" height="{HEIGHT - BOTTOM - y:.1f}">'
+                f"<title>{escape(name)}: {count:,}</title></rect>"
             )
     return Chart(_wrap_svg(parts, title, HEIGHT), Table((label, unit), counts), title, note)
 
@@ -165,12 +170,12 @@ def _draw_axes(ticks: Sequence[float], labels: Sequence[str], x_label: str, y_la
                 f'<text x="{LEFT + (i + 0.5) * step:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
             )
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="2" y="{TOP - 2}">{escape(y_label)}</text>')
+    parts.append(f'<text x="2" y="{TOP - 9}">{escape(y_label)}</text>')
     return parts
 
 
 def _wrap_svg(parts: Sequence[str], title: str, height: int) -> str:
-    name = escape(f"Chart: {title}; the table below has the same numbers", quote=True)
+    name = escape(f"Chart: {title}; the table below has the same numbers")
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
@@ -190,3 +195,8 @@ def _choose_ticks(low: float, high: float, *, whole: bool = False) -> list[float
     start = math.floor(low / step + 1e-9)
     end = max(start + 1, math.ceil(high / step - 1e-9))
     return [round(k * step, 12) for k in range(start, end + 1)]
+
+
+def escape(text: str) -> str:
+    """Escape a text for SVG, which the page does not escape again."""
+    return escape_html(show_hidden_characters(text))

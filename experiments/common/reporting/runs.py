@@ -14,12 +14,14 @@ from flex_judge.experiments.common.reporting.blocks import (
     Card,
     Cards,
     CommandLine,
+    Fold,
     ItemList,
     PageBlock,
     PageSection,
     Progress,
 )
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, JudgmentSample
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
+from flex_judge.experiments.common.reporting.sampling import JudgmentSample
 from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, format_duration
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table
@@ -63,7 +65,9 @@ def read_run(folder: Path) -> RunRecord:
     """
     file = folder / "run.json"
     if not file.is_file():
-        raise UsageError(f"{folder}: holds no run: {file.name} is missing; name a folder that a command wrote to (--out)")
+        raise UsageError(
+            f"{folder}: holds no run: {file.name} is missing; name a folder that a command wrote to (--out)"
+        )
     run = read_object(file, ("settings",))
     expected = run.get("expected") or {}
     summary = folder / "summary.json"
@@ -114,7 +118,9 @@ def build_settings_section(record: RunRecord) -> PageSection:
         for name, value in record.settings.items()
         if value is not None and value != [] and value != ""
     ]
-    blocks: list[PageBlock] = [Table(("setting", "value"), rows, text_columns=2)]
+    blocks: list[PageBlock] = [
+        Fold("Settings that determine the result", Table(("setting", "value"), rows, text_columns=2))
+    ]
     seconds = (record.summary or {}).get("seconds") or {**record.seconds, "total": record.total_seconds}
     times: list[TableRow] = [(name.replace("_", " "), format_duration(s)) for name, s in seconds.items()]
     if seconds["total"]:
@@ -210,6 +216,31 @@ def iterate_journal(path: Path) -> Iterator[Row]:
             yield row
 
 
+class RowSample:
+    """Rows for a page, and the number of all rows."""
+
+    def __init__(self, rows: list[Row], total: int) -> None:
+        self.rows, self.total = rows, total
+
+    def describe(self, noun: str) -> str:
+        """Describe how many rows are shown."""
+        if len(self.rows) == self.total:
+            return f"All {format_count(self.total, noun)}."
+        return f"{len(self.rows)} of {format_count(self.total, noun)}, at random (seeded)."
+
+
+def sample_rows(rows: Iterable[Row], limit: int) -> RowSample:
+    """Sample rows at random in one pass; they stay in the order of the file."""
+    kept: list[tuple[int, Row]] = []
+    rng, total = random.Random(0), 0
+    for total, row in enumerate(rows, 1):
+        if len(kept) < limit:
+            kept.append((total, row))
+        elif (place := rng.randrange(total)) < limit:
+            kept[place] = (total, row)
+    return RowSample([row for _, row in sorted(kept, key=lambda pair: pair[0])], total)
+
+
 def find_rows(places: Iterable[str]) -> dict[str, Row]:
     """Find rows of users' tables by file and row, as messages name them. Rows that cannot be read are left out."""
     by_file: dict[str, set[str]] = {}
@@ -230,7 +261,7 @@ def find_rows(places: Iterable[str]) -> dict[str, Row]:
 
 
 def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
-    """Find the comparisons of judgments that do not hold them: in the tables of the run, or in the input of the user."""
+    """Find the comparisons of judgments that do not hold them, in the tables of the run or in the input of the user."""
     rows = list(rows)
     wanted = {str(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)}
     prompts: dict[str, Row] = {}
@@ -246,14 +277,13 @@ def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
         key = str(row["id"])
         if (source := prompts.get(str(row.get("prompt")))) is not None:
             members = row.get("responses") or ()
-            responses = [source["responses"][i] for i in members if isinstance(i, int) and i < len(source["responses"])]
+            known = source["responses"]
+            responses = [known[i] for i in members if isinstance(i, int) and i < len(known)]
             comparisons[key] = {"prompt": source.get("prompt"), "responses": responses}
         elif (data := inputs.get(places[key])) is not None:
-            responses = data.get("responses")
+            answers = data.get("responses")
             comparisons[key] = {
                 "prompt": data.get("prompt"),
-                "responses": responses if isinstance(responses, list) else [],
+                "responses": answers if isinstance(answers, list) else [],
             }
     return comparisons
-
-

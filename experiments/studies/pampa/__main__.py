@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flex_judge.experiments.common.command_line import record_command
 from flex_judge.experiments.common.flags import add_flags, load_config
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
 from flex_judge.judges.extras import require_extras
@@ -27,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         Exit status: 0, 2 for a usage error, 1 for a failed run, 130 for an interrupted run.
     """
+    record_command(["python", "-m", "flex_judge.experiments.studies.pampa", *argv])
     try:
         require_extras("the study of molecules", "serve", "train", "eval", "molecules")
         # Imported here, because the optional dependencies have to be checked first.
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("pampa: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'pampa.html'}")
+    print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'report.html'}")
     return 0
 
 
