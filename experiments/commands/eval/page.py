@@ -27,8 +27,9 @@ from flex_judge.experiments.common.reporting.blocks import (
 from flex_judge.experiments.common.reporting.charts import Point, Series, draw_lines
 from flex_judge.experiments.common.reporting.html import write_page as write_html
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
-from flex_judge.experiments.common.reporting.runs import PAGE, build_judgments_section, iterate_journal, read_run
+from flex_judge.experiments.common.reporting.runs import PAGE, build_judgments_section, read_run
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_journal
 from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
@@ -78,7 +79,7 @@ def write_benchmark_page(run: Path) -> Path:
 def _build_intro(summary: Mapping[str, Any], about: str) -> Iterator[PageBlock]:
     replay = f" Replies are from {summary['replay']}; no model was run." if summary["replay"] else ""
     items = f"{format_count(summary['items'], 'item')}, {summary['scored']} with a verdict."
-    yield f"{about} Judge: {summary['judge']}; {items}{replay}"
+    yield f"{about.removesuffix('.')}. Judge: {summary['judge']}; {items}{replay}"
     yield Cards(list(_build_cards(summary)))
     if summary["unscored"]:
         reasons = "; ".join(f"{n} {STATUS_WORDS.get(status, status)}" for status, n in summary["unscored"].items())

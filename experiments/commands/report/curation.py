@@ -20,18 +20,17 @@ from flex_judge.experiments.common.reporting.blocks import (
     PageSection,
     ShownItem,
 )
-from flex_judge.experiments.common.reporting.charts import draw_bars
+from flex_judge.experiments.common.reporting.charts import draw_rows
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import (
     PAGE,
     RunRecord,
     build_failed_section,
     build_settings_section,
-    iterate_journal,
-    iterate_rows,
     sample_rows,
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_journal, iterate_rows
 
 MAX_EXAMPLES = 12
 """Maximum number of training examples on the page."""
@@ -53,7 +52,7 @@ def write_page(record: RunRecord) -> Path:
     ]
     flow = [("usable judgments", summary["judgments"])]
     flow += [(f"after {step['step']}", step["kept"]) for step in summary["steps"]]
-    chart = draw_bars("Judgments after each step", flow, label="step", unit="judgments")
+    chart = draw_rows("Judgments after each step", flow, label="step", unit="judgments")
     sections = [
         PageSection("Steps", [chart, Table(("", "number"), list(build_flow_rows(summary)))]),
         PageSection("Examples", list(_build_example_blocks(record, builder, summary))),

@@ -35,10 +35,10 @@ from flex_judge.experiments.common.reporting.runs import (
     build_judgments_section,
     build_settings_section,
     build_state,
-    iterate_rows,
     sample_rows,
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_rows
 from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 
 Row = dict[str, Any]

@@ -17,9 +17,9 @@ from flex_judge.experiments.common.reporting.runs import (
     build_judgments_section,
     build_settings_section,
     build_state,
-    iterate_journal,
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_journal
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, require_rows
@@ -103,7 +103,7 @@ def _iterate_judgments(path: Path) -> Iterator[dict[str, Any]]:
     journal = path.with_name(path.name + ".jsonl")
     newer = {row["id"] for row in iterate_journal(journal)}
     yield from iterate_journal(journal)
-    if path.stat().st_size:
+    if path.is_file() and path.stat().st_size:
         yield from (dict(row) for _, row in require_rows(read_table(path)) if row.get("id") not in newer)
 
 

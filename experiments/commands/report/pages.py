@@ -38,7 +38,8 @@ def write_page(path: Path) -> Path:
     Raises:
         UsageError: there is no run, or a file of it is invalid; the message names the file and the line.
     """
-    if path.is_file():
+    # Parquet is written at the end; until then the judgments are in a journal next to it.
+    if path.is_file() or path.with_name(path.name + ".jsonl").is_file():
         module = importlib.import_module(f"{_REPORT}.judge_file")
         page: Path = module.write_judgments_page(path)
         return page

@@ -17,7 +17,7 @@ from flex_judge.alignment.data.rows import read_response
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.experiments.common.reporting.html import write_template
-from flex_judge.experiments.common.reporting.runs import RunRecord
+from flex_judge.experiments.common.reporting.runs import RunRecord, build_failure_list
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
@@ -133,6 +133,7 @@ def build_view(run: Path) -> Row:
         "dropped_words": DROP_REASONS,
         "prompts": select_prompts(prompts),
         "prompt_count": len(prompts),
+        "failures": build_failure_list(run, judgments),
     }
 
 

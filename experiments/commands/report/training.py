@@ -24,9 +24,9 @@ from flex_judge.experiments.common.reporting.runs import (
     build_judgments_section,
     build_settings_section,
     build_state,
-    iterate_rows,
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_rows
 from flex_judge.experiments.common.reporting.wording import format_percent
 from flex_judge.judges.io.jsonl import read_object
 

@@ -16,9 +16,9 @@ from flex_judge.experiments.common.reporting.runs import (
     build_judgments_section,
     build_settings_section,
     build_state,
-    iterate_journal,
 )
 from flex_judge.experiments.common.reporting.sampling import JudgmentSample, sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_journal
 
 JUDGMENTS = "judgments.jsonl"
 

@@ -97,11 +97,12 @@ def draw_lines(
     rows: list[TableRow] = [
         (label, *(as_number(s.points[i].value, digits=digits) for s in series)) for i, label in enumerate(labels)
     ]
-    for i, line in enumerate(series):
+    legend = series if len(series) > 1 else ()
+    for i, line in enumerate(legend):
         colour, y = i % 4 if line.colour is None else line.colour, HEIGHT + 14 + 20 * i
         parts.append(f'<rect class="bar-fill k{colour}" x="{LEFT}" y="{y - 9}" width="14" height="9"/>')
         parts.append(f'<text x="{LEFT + 21}" y="{y}">{escape(shorten_line(line.name, 60))}</text>')
-    svg = _wrap_svg(parts, title, HEIGHT + 20 * len(series) + 4)
+    svg = _wrap_svg(parts, title, HEIGHT + 20 * len(legend) + 4)
     return Chart(svg, Table((x_label, *(s.name for s in series)), rows), title, note)
 
 
@@ -130,6 +131,27 @@ def draw_bars(
                 f"<title>{escape(name)}: {count:,}</title></rect>"
             )
     return Chart(_wrap_svg(parts, title, HEIGHT), Table((label, unit), counts), title, note)
+
+
+def draw_rows(title: str, counts: Sequence[tuple[str, int]], *, label: str, unit: str) -> Chart:
+    """Draw counts as horizontal bars, each below its label, for labels that are too long for an axis.
+
+    Args:
+        title: caption of the chart.
+        counts: label and length of each bar.
+        label: what the labels are.
+        unit: what is counted, in the plural.
+    """
+    highest = max((count for _, count in counts), default=1) or 1
+    parts = []
+    for i, (name, count) in enumerate(counts):
+        y = 14 + 36 * i
+        parts.append(f'<text x="0" y="{y}">{escape(shorten_line(name, 52))}</text>')
+        parts.append(f'<text x="{WIDTH - 2}" y="{y}" text-anchor="end">{count:,}</text>')
+        parts.append(f'<line class="guide" x1="0" x2="{WIDTH}" y1="{y + 12}" y2="{y + 12}"/>')
+        width = WIDTH * count / highest
+        parts.append(f'<rect class="bar-fill k0" x="0" y="{y + 6}" width="{width:.1f}" height="11"/>')
+    return Chart(_wrap_svg(parts, title, 36 * len(counts) + 4), Table((label, unit), counts), title)
 
 
 def make_standalone(chart: Chart) -> str:

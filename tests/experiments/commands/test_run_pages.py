@@ -103,11 +103,11 @@ def test_judgments_can_be_read_without_their_input(monkeypatch: pytest.MonkeyPat
     assert "prompt" not in long["comparison"]
     assert len(long["comparison"]["digest"]) == 64
     # The page follows the pointer, and names it if the input is gone.
-    assert "very very" in HtmlPage.load(Path("o.jsonl.html")).text
+    assert HtmlPage.load(Path("o.jsonl.html")).text.count("Response B") == 2
     Path("c.jsonl").unlink()
     page = HtmlPage.load(write_page(Path("o.jsonl")))
     assert "What is 0?" in page.text
-    assert "very very" not in page.text
+    assert HtmlPage.load(Path("o.jsonl.html")).text.count("Response B") == 1
     assert "r1 · c.jsonl, row 2" in page.text
 
 
@@ -194,7 +194,7 @@ def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
         assert [f"After {step['step']}", str(step["kept"])] in html.rows
     dropped = [json.loads(line) for line in Path("run/dropped.jsonl").read_text().splitlines()]
     assert len(html.find_items("failed")) == len(dropped) > 0
-    assert "What is 3?" in html.text or "rows.jsonl, row 3" in html.text
+    assert "What is 3?" in html.find_items("failed")[0]
 
 
 async def process_shards(

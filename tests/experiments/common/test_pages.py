@@ -35,8 +35,9 @@ from flex_judge.experiments.common.reporting.charts import (
 )
 from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
-from flex_judge.experiments.common.reporting.runs import build_failed_section, build_judgments_section, iterate_rows
+from flex_judge.experiments.common.reporting.runs import build_failed_section, build_judgments_section
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_rows
 
 EVIL = (
     "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)>",
