@@ -13,7 +13,7 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "curate": ("train",),
     "eval": ("eval",),
     "bench": ("serve", "train"),
-    "report": ("eval",),
+    "report": (),
     "model": ("judge",),
     "sft": ("train",),
     "dpo": ("serve", "train"),

@@ -78,7 +78,9 @@ class RunFolder:
             self._is_finished = kind is None
             self._save_state()
             if self.kind:
-                tables = [*self.path.glob("*.jsonl"), *self.path.glob("shards/*.jsonl")]
+                # The record of a training is a subfolder of the model, which holds the checkpoints.
+                logs = self.path.parent.glob("checkpoint-*/trainer_state.json")
+                tables = [*self.path.glob("**/*.jsonl"), *logs]
                 write_page(self.path, tables, is_stopped=kind is not None)
         finally:
             self._lock.close()
@@ -152,7 +154,7 @@ class RunFolder:
 
 
 def write_page(run: Path, tables: Sequence[Path], *, is_stopped: bool) -> None:
-    """Write the page of a run that has ended. A stopped run gets one if that is quick, and a line that says where it is.
+    """Write the page of a run that has ended. A stopped run gets one if that is quick, and a line with its path.
 
     Never raises: the page can be written again, and must not replace the reason of a stop.
 

@@ -49,7 +49,7 @@ def run_for_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         (["demo", "--prompts", "100000"], "different questions, not 100000"),
         (["demo", "--config", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["report", "nowhere"], "nowhere: holds no finished run"),
+        (["report", "nowhere"], "nowhere: does not exist"),
         (["sing"], "invalid choice: 'sing'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A real browser for tests of pages: Chromium without a window, driven over a pair of pipes. Skips where there is none."""
+"""A real browser for tests of pages: Chromium without a window, driven over pipes. Tests skip where there is none."""
 
 from __future__ import annotations
 

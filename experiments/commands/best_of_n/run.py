@@ -55,7 +55,7 @@ def main(config: BestOfNRun, file: str | None) -> dict[str, Any]:
 
     identity = {"selection": repr(selection)}
     concurrency = config.comparisons_per_prompt
-    with complete_run(config, source, file, make_plan, concurrency, identity) as (folder, completed):
+    with complete_run(config, source, file, make_plan, concurrency, identity, "best-of-n") as (folder, completed):
         with folder.time_phase("join"):
             for table in TABLES:
                 completed.join_table(table, folder.path / f"{table}.jsonl")

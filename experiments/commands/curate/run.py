@@ -75,7 +75,8 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
     if not config.is_synthetic and not work.path.exists():
         # Checked before the folder is created. With stored judgments a missing teacher may not be needed.
         check_judge(config.build_teacher_run(None))
-    with RunFolder(out, config.build_identity(source.name, source.digest)) as folder:
+    with RunFolder(out, config.build_identity(source.name, source.digest), kind="curate") as folder:
+        folder.expect_rows(len(rows) * work.samples_per_row, "judgment")
         with redirect_libraries(out / "engines.log") as console, Progress(console) as progress:
             tokens = TokenCounter.from_name(config.tokenizer_name)
             with folder.time_phase("judging"):

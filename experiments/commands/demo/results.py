@@ -1,4 +1,4 @@
-"""Result files of a demo: `best_of_n.jsonl`, `preferences.jsonl`, `summary.json` and `report.html`."""
+"""Result files of a demo: `best_of_n.jsonl`, `preferences.jsonl` and `summary.json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.alignment.preferences.stats import CardStats
 from flex_judge.alignment.tasks.arithmetic import is_correct_answer
 from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore
-from flex_judge.experiments.commands.report.run import write_demo_report
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_rows, write_text
@@ -59,7 +58,6 @@ def write_results(
         "seconds": {**run.seconds, "total": run.total_seconds},
     }
     write_text(run.path / "summary.json", dump_json(summary, indent=2) + "\n")
-    write_demo_report(run.path)
     return summary
 
 

@@ -113,10 +113,11 @@ def main(config: DemoConfig) -> dict[str, Any]:
     ]
     config.data_flags.check_models()
     with (
-        RunFolder(Path(config.out), identity) as run,
+        RunFolder(Path(config.out), identity, kind="demo") as run,
         Journal(run.path / "completions.jsonl") as completions,
         Journal(run.path / "judgments.jsonl") as judgments,
     ):
+        run.expect_rows(config.prompts * config.samples, "judgment")
         samples = SampleStore(identity["policy"], rows, config.samples, completions)
         stored = JudgmentStore(samples, judgments)
         # The tables are written only at the end, so that a killed demo has no partial one.

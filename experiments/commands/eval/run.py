@@ -20,7 +20,6 @@ from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, ItemRun, 
 from flex_judge.experiments.benchmarks.replies import replay_replies
 from flex_judge.experiments.benchmarks.stored import match_replies
 from flex_judge.experiments.commands.eval.config import EvalRun
-from flex_judge.experiments.commands.eval.page import write_benchmark_page
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
 from flex_judge.experiments.common.console import redirect_libraries
@@ -68,7 +67,11 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     items = select_items(benchmark, config, data, all_items)
     config.check_models()
     out = Path(config.out or f"runs/eval-{spec.name}")
-    with RunFolder(out, config.build_identity(benchmark.spec.name, data.digest, None)) as folder:
+    identity = config.build_identity(benchmark.spec.name, data.digest, None)
+    with RunFolder(out, identity, kind="eval") as folder:
+        folder.expect_rows(
+            sum(len(item.make_runs(config.runs)) for item in items if item.label is not None), "judgment"
+        )
         with (
             redirect_libraries(out / "engines.log") as console,
             Progress(console) as progress,
@@ -128,7 +131,8 @@ def _run_replay(
     if config.out is None:
         return build_summary(benchmark, config, data, outcomes)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    with RunFolder(Path(config.out), config.build_identity(benchmark.spec.name, data.digest, digest)) as folder:
+    identity = config.build_identity(benchmark.spec.name, data.digest, digest)
+    with RunFolder(Path(config.out), identity, kind="eval") as folder:
         judgments = [judgment for outcome in outcomes for judgment in outcome.judgments]
         write_rows(folder.path / JUDGMENTS, [judgment.to_json() for judgment in judgments])
         return _write_results(benchmark, config, data, outcomes, folder)
@@ -141,7 +145,6 @@ def _write_results(
     summary["seconds"] = {**folder.seconds, "total": folder.total_seconds}
     write_rows(folder.path / ITEMS, [build_item_row(benchmark, outcome) for outcome in outcomes])
     write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
-    write_benchmark_page(folder.path)
     return summary
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,9 +16,9 @@ from flex_judge.experiments.benchmarks.items import NOT_JUDGED, OFF_SCALE, Item,
 from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.notes import collect_notes, collect_settings, is_failed
+from flex_judge.experiments.common.reporting.media import encode_thumbnail
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
 
@@ -163,8 +162,6 @@ def _describe_disagreement(outcome: ItemOutcome, distance: float, out: Path | No
     }
 
 
-THUMBNAIL_PIXELS = 320
-"""Maximum width and height of a thumbnail, in pixels."""
 PICTURES = "pictures"
 
 
@@ -198,14 +195,5 @@ def _describe_medium(medium: Media, out: Path | None) -> dict[str, str]:
     name = f"{PICTURES}/{hashlib.sha256(frame.data).hexdigest()[:16]}.jpg"
     if not (out / name).exists():
         (out / PICTURES).mkdir(exist_ok=True)
-        (out / name).write_bytes(_encode_thumbnail(frame))
+        (out / name).write_bytes(encode_thumbnail(frame.data, frame.name))
     return {"image": name}
-
-
-def _encode_thumbnail(medium: Media) -> bytes:
-    with convert_decoder_errors(medium.name, "image"):
-        picture: Any = to_upright_rgb(open_image(medium.data, medium.name), medium.name)
-        picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=80)
-        return buffer.getvalue()

@@ -65,19 +65,23 @@ class JudgmentFile:
         """Append the row of a judgment, so that it survives a crash of this process."""
         self._journal.append(row)
 
-    def finish(self, judgments: Sequence[Judgment], missing: Collection[str] = ()) -> None:
+    def finish(self, judgments: Sequence[Judgment], missing: Collection[str] = ()) -> list[dict[str, Any]]:
         """Rewrite the file with the judgments in this order, then stored judgments of rows that have none in this run.
 
         A replay has no judgment of a row that is not recorded, and an earlier run may have one.
+
+        Returns:
+            The rows of the judgments.
         """
-        rows = [judgment.to_json() | self._find_comparison(judgment.id) for judgment in judgments]
-        rows += [self._journal.rows[row_id] for row_id in missing if row_id in self._journal.rows]
+        new_rows = [judgment.to_json() | self._find_comparison(judgment.id) for judgment in judgments]
+        rows = new_rows + [self._journal.rows[row_id] for row_id in missing if row_id in self._journal.rows]
         if self.path.suffix == ".parquet":
             rows = [_encode_comparison(row) for row in rows]
         # The journal has judgments in the order of completion, and may have several of one comparison.
         write_table(self.path, rows)
         if self._journal.path != self.path:
             self._journal.path.unlink()
+        return new_rows
 
     def _find_comparison(self, id: str) -> dict[str, Any]:
         comparison = read_comparison_json(self._journal.rows.get(id, {}))

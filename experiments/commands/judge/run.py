@@ -81,6 +81,8 @@ class JudgeResult:
     errors: dict[str, str] = field(default_factory=dict)
     """Error of each row that could not be judged, by row id, in the order of the rows. Rows that cannot be judged as
     they are also have a judgment, with the status `invalid_input`."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """JSON values of the judgments, with their comparisons."""
     num_stored: int = 0
     """Number of judgments from earlier runs."""
     hits: int | None = None
@@ -155,9 +157,14 @@ def judge_rows(
         result.num_stored += judgment is not None
         return judgment
 
+    new_rows: dict[str, dict[str, Any]] = {}
+
+    def keep_row(row: dict[str, Any]) -> None:
+        new_rows[row["id"]] = row
+
     try:
         with show_phase(progress, "judging", total=len(rows)) as phase:
-            queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else lambda _: None, phase)
+            queue = JudgeQueue(judge.ask, find_stored_judgment, output.add if output else keep_row, phase)
             run_async(queue.judge_all(rows, config.concurrency))
     finally:
         judge.close()
@@ -165,7 +172,9 @@ def judge_rows(
     result.hits, misses = judge.count_ledger_requests()
     result.requests = (result.hits or 0) + misses
     if output:
-        output.finish(result.judgments, missing=result.missing)
+        result.rows = output.finish(result.judgments, missing=result.missing)
+    else:
+        result.rows = [new_rows[judgment.id] for judgment in result.judgments]
     return result
 
 

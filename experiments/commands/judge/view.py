@@ -83,8 +83,8 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
     if options.file is None and result.errors:
         raise UsageError(*result.errors.values())
     if options.json or (options.file is not None and not config.out):
-        for judgment in result.judgments:
-            print(dump_json(judgment.to_json(), ascii_only=True))
+        for row in result.rows:
+            print(dump_json(row, ascii_only=True))
     elif options.file is None:
         print_judgment(comparison, result.judgments[0])
     if options.file is not None:

@@ -58,7 +58,8 @@ def main(config: PreferenceRun, file: str | None) -> dict[str, Any]:
     def make_plan(models: Models) -> PreferencePlan:
         return config.make_plan(models, file)
 
-    with complete_run(config, source, file, make_plan, config.num_answers, identity) as (folder, completed):
+    answers = config.num_answers
+    with complete_run(config, source, file, make_plan, answers, identity, "preferences") as (folder, completed):
         with folder.time_phase("join"):
             for table in ("judgments", "completions"):
                 completed.join_table(table, folder.path / f"{table}.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from flex_judge.experiments.common.reporting.blocks import (
 )
 from flex_judge.experiments.common.reporting.charts import Point, Series, count_values, draw_bars, draw_lines
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response, sample_judgments
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import (
     PAGE,
     RunRecord,
@@ -36,9 +35,11 @@ from flex_judge.experiments.common.reporting.runs import (
     build_judgments_section,
     build_settings_section,
     build_state,
-    iterate_rows,
+    sample_rows,
 )
-from flex_judge.experiments.common.reporting.wording import format_count, format_percent
+from flex_judge.experiments.common.reporting.sampling import sample_judgments
+from flex_judge.experiments.common.reporting.tables import iterate_rows
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent, name_option
 
 Row = dict[str, Any]
 MAX_PROMPTS = 12
@@ -48,7 +49,7 @@ MAX_PROMPTS = 12
 def write_best_of_n_page(record: RunRecord) -> Path:
     """Write the page of a best-of-N run and return its path."""
     builder = ItemBuilder.for_folder(record.folder)
-    prompts = _sample_rows(iterate_table(record, "best_of_n"))
+    prompts = sample_rows(iterate_table(record, "best_of_n"), MAX_PROMPTS)
     summary = record.summary
     intro: list[PageBlock] = [_describe_models(record)]
     sections: list[PageSection] = []
@@ -81,7 +82,7 @@ def write_preferences_page(record: RunRecord) -> Path:
     """Write the page of a preference data set and return its path."""
     builder = ItemBuilder.for_folder(record.folder)
     summary = record.summary
-    pairs = _sample_rows(iterate_table(record, "preferences"))
+    pairs = sample_rows(iterate_table(record, "preferences"), MAX_PROMPTS)
     intro: list[PageBlock] = [_describe_models(record)]
     sections: list[PageSection] = []
     if summary is None:
@@ -142,7 +143,8 @@ def _describe_models(record: RunRecord) -> str:
     settings = record.settings
     return (
         f"The policy {settings.get('policy')} answered prompts of {settings.get('source', 'the embedded task')}, "
-        f"{format_count(int(settings.get('samples') or 0), 'sample')} each. The judge {settings.get('judge')} judged them."
+        f"{format_count(int(settings.get('samples') or 0), 'sample')} each. The judge {settings.get('judge')} judged "
+        "the answers."
     )
 
 
@@ -190,37 +192,12 @@ def _make_point(estimate: Mapping[str, Any] | None, scale: float = 1.0) -> Point
     return Point(*(None if number is None else scale * number for number in (value, *ends)))
 
 
-class RowSample:
-    """Rows for a page, and the number of all rows."""
-
-    def __init__(self, rows: list[Row], total: int) -> None:
-        self.rows, self.total = rows, total
-
-    def describe(self, noun: str) -> str:
-        """Describe how many rows are shown."""
-        if len(self.rows) == self.total:
-            return f"All {format_count(self.total, noun)}."
-        return f"{len(self.rows)} of {format_count(self.total, noun)}, at random (seeded)."
-
-
-def _sample_rows(rows: Iterator[Row]) -> RowSample:
-    """Sample rows at random in one pass; they stay in the order of the file."""
-    kept: list[tuple[int, Row]] = []
-    rng, total = random.Random(0), 0
-    for total, row in enumerate(rows, 1):
-        if len(kept) < MAX_PROMPTS:
-            kept.append((total, row))
-        elif (place := rng.randrange(total)) < MAX_PROMPTS:
-            kept[place] = (total, row)
-    return RowSample([row for _, row in sorted(kept, key=lambda pair: pair[0])], total)
-
-
 def _build_prompt_item(builder: ItemBuilder, row: Row) -> ShownItem:
     judgment = {"scores": row["scores"], "expected_scores": row["expected_scores"], "preferred": row["best"]}
     comparison = {"prompt": row["prompt"], "responses": row["responses"]}
     item = builder.build_item({"id": row["id"], "status": "ok", "votes": [], **judgment}, comparison)
     best = row["best"]
-    outcome = "no best: no answer has a score" if best is None else f"best is {name_response(best)}"
+    outcome = "no best: no answer has a score" if best is None else f"best is {name_option(best)}"
     if row["tied"] > 1:
         outcome += f", {row['tied']} tied"
     responses = [_mark_response(response, i, row) for i, response in enumerate(item.responses)]
@@ -237,7 +214,7 @@ def _mark_response(response: ShownMessage, index: int, row: Row) -> ShownMessage
         facts.append(f"won {format_percent(rates[index])}")
     if index < len(row["cut"]) and row["cut"][index]:
         facts.append("cut at the token limit")
-    marks = ("best", "preferred") if index == row["best"] else ()
+    marks = ("best",) if index == row["best"] else ()
     return ShownMessage(response.name, response.parts, ", ".join(filter(None, facts)), marks)
 
 

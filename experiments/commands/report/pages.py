@@ -14,7 +14,7 @@ _REPORT = "flex_judge.experiments.commands.report"
 _STUDIES = "flex_judge.experiments.studies"
 WRITERS = {
     "demo": f"{_REPORT}.run:write_demo_page",
-    "eval": f"{_REPORT}.evaluations:write_page",
+    "eval": f"{_REPORT}.unfinished:write_evaluation_page",
     "best-of-n": f"{_REPORT}.data_runs:write_best_of_n_page",
     "preferences": f"{_REPORT}.data_runs:write_preferences_page",
     "curate": f"{_REPORT}.curation:write_page",
@@ -38,7 +38,8 @@ def write_page(path: Path) -> Path:
     Raises:
         UsageError: there is no run, or a file of it is invalid; the message names the file and the line.
     """
-    if path.is_file():
+    # Parquet is written at the end; until then the judgments are in a journal next to it.
+    if path.is_file() or path.with_name(path.name + ".jsonl").is_file():
         module = importlib.import_module(f"{_REPORT}.judge_file")
         page: Path = module.write_judgments_page(path)
         return page

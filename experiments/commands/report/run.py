@@ -17,6 +17,7 @@ from flex_judge.alignment.data.rows import read_response
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.experiments.common.reporting.html import write_template
+from flex_judge.experiments.common.reporting.runs import RunRecord, build_failure_list
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
@@ -82,17 +83,11 @@ class ScoreHistogram:
     total: int
 
 
-def write_run_page(run: Path) -> Path:
-    """Write the page of a finished demo or benchmark run, and return its path.
+def write_demo_page(record: RunRecord) -> Path:
+    """Write the page of a demo, finished or not, and return its path."""
+    from flex_judge.experiments.commands.report.unfinished import write_unfinished_page
 
-    Raises:
-        UsageError: The folder holds no finished run, or a file of the run is invalid.
-    """
-    from flex_judge.experiments.commands.eval.page import write_benchmark_page
-
-    summary = run / "summary.json"
-    is_benchmark = summary.is_file() and "benchmark" in read_object(summary)
-    return write_benchmark_page(run) if is_benchmark else write_demo_report(run)
+    return write_demo_report(record.folder) if record.summary is not None else write_unfinished_page(record, "Demo")
 
 
 def write_demo_report(run: Path) -> Path:
@@ -138,6 +133,7 @@ def build_view(run: Path) -> Row:
         "dropped_words": DROP_REASONS,
         "prompts": select_prompts(prompts),
         "prompt_count": len(prompts),
+        "failures": build_failure_list(run, judgments),
     }
 
 

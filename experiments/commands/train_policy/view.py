@@ -8,19 +8,21 @@ from typing import Any
 
 from flex_judge.alignment.reporting.model import TableRow
 from flex_judge.alignment.training.card import build_metrics_table
+from flex_judge.experiments.common.reporting.runs import PAGE
 from flex_judge.experiments.common.reporting.terminal import print_run, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 
 
 def print_policy_training(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a training run and the path of the policy."""
-    print_run(f"{summary['policy']} after {summary['command'].upper()}", summary, _build_rows(summary))
+    print_run(f"{summary['policy']} after {summary['command'].upper()}", summary, list_policy_training_rows(summary))
     if summary["measured"]:
         print_table(build_metrics_table(summary["measured"]))
-    print(f"\nPolicy with model card: {out}")
+    print(f"\nPolicy with model card: {out}\nPage: {out / 'evaluation' / PAGE}")
 
 
-def _build_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
+def list_policy_training_rows(summary: Mapping[str, Any]) -> Iterator[TableRow]:
+    """List the counts of a training run."""
     yield "Trained on", format_count(summary["rows"], "row")
     if summary["bad_rows"]:
         yield "  rows left out: not valid prompts", summary["bad_rows"]

@@ -73,6 +73,7 @@ def complete_run(
     plan: Callable[[Models], WorkPlan],
     comparisons: int,
     identity: Mapping[str, object],
+    kind: str,
 ) -> Iterator[tuple[RunFolder, CompletedRun]]:
     """Run or resume a run over prompts; the run folder stays locked within the block.
 
@@ -83,6 +84,7 @@ def complete_run(
         plan: builds the processing of each prompt from the models.
         comparisons: number of comparisons per prompt that are judged at the same time.
         identity: further settings that determine the results, in addition to those of all runs.
+        kind: name of the command.
 
     Yields:
         The run folder and the results.
@@ -91,7 +93,9 @@ def complete_run(
         UsageError: the folder cannot be used.
         JudgeError: the run ended early. Finished shards are kept, and running it again resumes.
     """
-    with RunFolder(Path(config.out), {**config.build_identity(source, file), **identity}) as folder:
+    settings = {**config.build_identity(source, file), **identity}
+    with RunFolder(Path(config.out), settings, kind=kind) as folder:
+        folder.expect_rows(len(source), "prompt")
         with redirect_libraries(folder.path / "engines.log") as console, Progress(console) as progress:
             run = DataRun(
                 config=config,

@@ -66,6 +66,15 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Table that is folded away under its title."""
+
+    title: str
+    table: Table
+    template: ClassVar[str] = "fold"
+
+
+@dataclass(frozen=True)
 class ShownText:
     """Text on a page: its beginning, a part that is folded away, and the length of what is left out."""
 
@@ -147,7 +156,7 @@ class ItemList:
         return names.index(item.status) if item.status in names else MAX_FILTERS
 
 
-PageBlock = Block | Cards | CommandLine | Progress | Chart | ItemList
+PageBlock = Block | Cards | CommandLine | Progress | Chart | Fold | ItemList
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 
 from flex_judge.alignment.reporting.model import Table, TableRow, as_number
-from flex_judge.experiments.common.reporting.blocks import Chart, shorten_line
+from flex_judge.experiments.common.reporting.blocks import Chart, shorten_line, show_hidden_characters
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 24, 46
 STANDALONE_STYLE = (
     "<style>svg{--ink:#1c2126;--quiet:#59636b;--line:#dcdfda;--mute:#98a2a9;--c0:#0a6b60;--c1:#a94a16;--c2:#3b5bab;"
     "--c3:#7a4a86;font-family:system-ui,sans-serif}@media(prefers-color-scheme:dark){svg{--ink:#e7e9ea;--quiet:#a4adb4;"
@@ -97,11 +97,12 @@ def draw_lines(
     rows: list[TableRow] = [
         (label, *(as_number(s.points[i].value, digits=digits) for s in series)) for i, label in enumerate(labels)
     ]
-    for i, line in enumerate(series):
+    legend = series if len(series) > 1 else ()
+    for i, line in enumerate(legend):
         colour, y = i % 4 if line.colour is None else line.colour, HEIGHT + 14 + 20 * i
         parts.append(f'<rect class="bar-fill k{colour}" x="{LEFT}" y="{y - 9}" width="14" height="9"/>')
         parts.append(f'<text x="{LEFT + 21}" y="{y}">{escape(shorten_line(line.name, 60))}</text>')
-    svg = _wrap_svg(parts, title, HEIGHT + 20 * len(series) + 4)
+    svg = _wrap_svg(parts, title, HEIGHT + 20 * len(legend) + 4)
     return Chart(svg, Table((x_label, *(s.name for s in series)), rows), title, note)
 
 
@@ -126,9 +127,31 @@ def draw_bars(
             y = _place(count, ticks)
             parts.append(
                 f'<rect class="bar-fill k{colour}" x="{LEFT + (i + 0.1) * step:.1f}" y="{y:.1f}" '
-                f'width="{0.8 * step:.1f}" height="{HEIGHT - BOTTOM - y:.1f}"><title>{escape(name)}: {count:,}</title></rect>'
+                f'width="{0.8 * step:.1f}" height="{HEIGHT - BOTTOM - y:.1f}">'
+                f"<title>{escape(name)}: {count:,}</title></rect>"
             )
     return Chart(_wrap_svg(parts, title, HEIGHT), Table((label, unit), counts), title, note)
+
+
+def draw_rows(title: str, counts: Sequence[tuple[str, int]], *, label: str, unit: str) -> Chart:
+    """Draw counts as horizontal bars, each below its label, for labels that are too long for an axis.
+
+    Args:
+        title: caption of the chart.
+        counts: label and length of each bar.
+        label: what the labels are.
+        unit: what is counted, in the plural.
+    """
+    highest = max((count for _, count in counts), default=1) or 1
+    parts = []
+    for i, (name, count) in enumerate(counts):
+        y = 14 + 36 * i
+        parts.append(f'<text x="0" y="{y}">{escape(shorten_line(name, 52))}</text>')
+        parts.append(f'<text x="{WIDTH - 2}" y="{y}" text-anchor="end">{count:,}</text>')
+        parts.append(f'<line class="guide" x1="0" x2="{WIDTH}" y1="{y + 12}" y2="{y + 12}"/>')
+        width = WIDTH * count / highest
+        parts.append(f'<rect class="bar-fill k0" x="0" y="{y + 6}" width="{width:.1f}" height="11"/>')
+    return Chart(_wrap_svg(parts, title, 36 * len(counts) + 4), Table((label, unit), counts), title)
 
 
 def make_standalone(chart: Chart) -> str:
@@ -169,12 +192,12 @@ def _draw_axes(ticks: Sequence[float], labels: Sequence[str], x_label: str, y_la
                 f'<text x="{LEFT + (i + 0.5) * step:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
             )
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="2" y="{TOP - 2}">{escape(y_label)}</text>')
+    parts.append(f'<text x="2" y="{TOP - 9}">{escape(y_label)}</text>')
     return parts
 
 
 def _wrap_svg(parts: Sequence[str], title: str, height: int) -> str:
-    name = escape(f"Chart: {title}; the table below has the same numbers", quote=True)
+    name = escape(f"Chart: {title}; the table below has the same numbers")
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
 
 
@@ -194,3 +217,8 @@ def _choose_ticks(low: float, high: float, *, whole: bool = False) -> list[float
     start = math.floor(low / step + 1e-9)
     end = max(start + 1, math.ceil(high / step - 1e-9))
     return [round(k * step, 12) for k in range(start, end + 1)]
+
+
+def escape(text: str) -> str:
+    """Escape a text for SVG, which the page does not escape again."""
+    return escape_html(show_hidden_characters(text))

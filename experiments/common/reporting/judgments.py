@@ -1,12 +1,10 @@
-"""Judgments and failed rows on pages: a bounded selection of them, with prompt, responses, scores and reasoning."""
+"""Judgments and failed rows on pages, with prompt, responses, scores and reasoning."""
 
 from __future__ import annotations
 
-import heapq
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,122 +18,18 @@ from flex_judge.experiments.common.reporting.blocks import (
     shorten_line,
 )
 from flex_judge.experiments.common.reporting.media import MediaShelf
-from flex_judge.experiments.common.reporting.wording import FORCED_ANSWER_REASONS, STATUS_WORDS, format_count
+from flex_judge.experiments.common.reporting.sampling import JudgmentSample
+from flex_judge.experiments.common.reporting.wording import (
+    FORCED_ANSWER_REASONS,
+    STATUS_WORDS,
+    format_count,
+    name_option,
+)
 from flex_judge.judges.io.comparison_rows import read_comparison_json
-from flex_judge.judges.judgments import Status
 
 Row = dict[str, Any]
-
-MAX_FAILED, MAX_DOUBTFUL, MAX_OTHERS = 40, 15, 25
-"""Maximum number of judgments on a page: without a score, those that the judge was least sure of, and others."""
-SEED = 0
 SCORED, FORCED = "scored", "forced answer"
 """Filters of judgments with a score."""
-
-
-@dataclass
-class JudgmentSample:
-    """Counts over all judgments of a file, and the selection of them that a page shows."""
-
-    failed: list[Row] = field(default_factory=list)
-    doubtful: list[Row] = field(default_factory=list)
-    others: list[Row] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Status and detail of the judgments without a score."""
-    scores: list[float] = field(default_factory=list)
-    """Written scores of all responses."""
-    forced: Counter[str] = field(default_factory=Counter)
-    """Reason of forced answers -> number of votes."""
-    votes: int = 0
-    total: int = 0
-
-    @property
-    def num_failed(self) -> int:
-        """Number of judgments without a score."""
-        return self.total - self.statuses[str(Status.OK)]
-
-    @property
-    def shown(self) -> list[Row]:
-        """Judgments on the page: failures first, then the least certain ones, then others at random."""
-        return [*self.failed, *self.doubtful, *self.others]
-
-    def describe_selection(self) -> str:
-        """Describe how many judgments are shown, and which."""
-        if len(self.shown) == self.total:
-            return f"All {format_count(self.total, 'judgment')}, failures first."
-        parts = [f"{len(self.shown):,} of {format_count(self.total, 'judgment')}"]
-        if self.num_failed:
-            parts.append(f"{len(self.failed):,} of {self.num_failed:,} without a score, taken from every status")
-        if self.doubtful:
-            parts.append(f"{len(self.doubtful):,} that the judge was least sure of")
-        if self.others:
-            parts.append(f"{len(self.others):,} at random (seeded)")
-        return f"{parts[0]}: {'; '.join(parts[1:])}."
-
-
-def sample_judgments(rows: Iterable[Row]) -> JudgmentSample:
-    """Select judgments for a page in one pass, so that a file of any size can be read. Equal files give equal pages."""
-    sample, rng = JudgmentSample(), random.Random(SEED)
-    by_status: dict[str, list[Row]] = {}
-    doubtful: list[tuple[float, int, Row]] = []
-    num_others = 0
-    for number, row in enumerate(rows):
-        status = str(row["status"])
-        sample.total += 1
-        sample.statuses[status] += 1
-        for vote in row["votes"]:
-            sample.votes += 1
-            if vote.get("forced_answer"):
-                sample.forced[vote["forced_answer"]] += 1
-        if row.get("scores") is None:
-            detail = next((str(vote["detail"]) for vote in row["votes"] if vote.get("detail")), "")
-            if len(sample.reasons) < 1000 or (status, detail) in sample.reasons:
-                sample.reasons[status, detail] += 1
-            kept = by_status.setdefault(status, [])
-            _keep_at_random(kept, row, MAX_FAILED, sample.statuses[status], rng)
-            continue
-        sample.scores += [float(score) for score in row["scores"]]
-        doubt = _measure_doubt(row)
-        if doubt > 0:
-            # Of equal doubt the first rows stay; the number also keeps rows from being compared.
-            evicted = (doubt, -number, row)
-            if len(doubtful) < MAX_DOUBTFUL:
-                heapq.heappush(doubtful, evicted)
-                continue
-            evicted = heapq.heappushpop(doubtful, evicted)
-            row = evicted[2]
-        num_others += 1
-        _keep_at_random(sample.others, row, MAX_OTHERS, num_others, rng)
-    sample.failed = _take_in_turn(list(by_status.values()), MAX_FAILED)
-    sample.doubtful = [row for _, _, row in sorted(doubtful, key=lambda entry: (-entry[0], -entry[1]))]
-    return sample
-
-
-def _keep_at_random(kept: list[Row], row: Row, limit: int, count: int, rng: random.Random) -> None:
-    """Add the row number `count` to a uniform sample of at most `limit` rows."""
-    if len(kept) < limit:
-        kept.append(row)
-    elif (place := rng.randrange(count)) < limit:
-        kept[place] = row
-
-
-def _take_in_turn(groups: Sequence[list[Row]], limit: int) -> list[Row]:
-    """Take rows from every group in turn, so that a frequent status does not hide a rare one; keep groups together."""
-    counts = [0] * len(groups)
-    while sum(counts) < limit and any(count < len(group) for count, group in zip(counts, groups, strict=True)):
-        for i, group in enumerate(groups):
-            if counts[i] < len(group) and sum(counts) < limit:
-                counts[i] += 1
-    return [row for count, group in zip(counts, groups, strict=True) for row in group[:count]]
-
-
-def _measure_doubt(row: Mapping[str, Any]) -> float:
-    """Measure how unsure a judgment is: orders that disagree first, then the spread of its scores."""
-    spread = max((float(s) for s in row.get("spread") or () if s is not None), default=0.0)
-    return 1000 * float(row.get("disagreement") or 0.0) + spread
-
-
 MAX_MESSAGES = 32
 """Maximum number of messages of a prompt, and of responses, of one judgment."""
 FindTexts = Callable[[Sequence[Row]], Mapping[str, Row]]
@@ -224,13 +118,18 @@ class ItemBuilder:
 
     def _build_response(self, index: int, response: Any, row: Mapping[str, Any]) -> ShownMessage:
         facts = []
-        for title, column in (("score", "scores"), ("expected", "expected_scores"), ("± ", "spread")):
+        for title, column in (("score", "scores"), ("expected", "expected_scores"), ("±", "spread")):
             values = row.get(column)
-            if values is not None and index < len(values) and values[index] is not None:
-                facts.append(f"{title}{'' if title.endswith(' ') else ' '}{values[index]:.2f}")
+            # A spread of 0 is that of a single vote without a distribution.
+            if (
+                values is not None
+                and index < len(values)
+                and (values[index] or (column != "spread" and values[index] == 0))
+            ):
+                facts.append(f"{title} {values[index]:.2f}")
         parts = [part for message in _make_messages(response) for part in self._build_trajectory_part(message)]
         marks = ("preferred",) if row.get("preferred") == index else ()
-        return ShownMessage(f"Response {name_response(index)}", parts, ", ".join(facts), marks)
+        return ShownMessage(f"Response {name_option(index)}", parts, ", ".join(facts), marks)
 
     def _build_trajectory_part(self, message: Mapping[str, Any]) -> Iterator[ShownPart]:
         if message.get("role"):
@@ -251,11 +150,6 @@ class ItemBuilder:
 
     def _build_text(self, text: str) -> ShownPart:
         return ShownPart(text=self.texts.clip_text(text))
-
-
-def name_response(index: int) -> str:
-    """Name a response by a letter, `A` for the first; by its number after the 26th."""
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def _describe_rest(count: int, noun: str) -> str:
@@ -288,7 +182,7 @@ def _describe_scores(row: Mapping[str, Any], scores: Sequence[float]) -> str:
     if row.get("choice"):
         return str(row["choice"])
     preferred = row.get("preferred")
-    return f"{values} · {'tie' if preferred is None else f'{name_response(preferred)} is better'}"
+    return f"{values} · {'tie' if preferred is None else f'{name_option(preferred)} is better'}"
 
 
 def _describe_problem(row: Mapping[str, Any], votes: Sequence[Row], forced: Mapping[str, int]) -> str:

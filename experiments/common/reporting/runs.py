@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,17 @@ from flex_judge.experiments.common.reporting.blocks import (
     Card,
     Cards,
     CommandLine,
+    Fold,
     ItemList,
     PageBlock,
     PageSection,
     Progress,
 )
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, JudgmentSample
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
+from flex_judge.experiments.common.reporting.sampling import JudgmentSample, sample_judgments
+from flex_judge.experiments.common.reporting.tables import WHERE, find_comparisons, find_prompt, find_rows
 from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, format_duration
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.files import read_table
-from flex_judge.judges.io.json_rows import parse_object
 from flex_judge.judges.io.jsonl import read_object
 
 Row = dict[str, Any]
@@ -32,7 +32,6 @@ MAX_ROWS = 40
 """Maximum number of failed rows on a page."""
 MAX_REASONS = 20
 MAX_SETTING_CHARS = 300
-_WHERE = re.compile(r"^(.+?, (?:line|row) \d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,9 @@ def build_settings_section(record: RunRecord) -> PageSection:
         for name, value in record.settings.items()
         if value is not None and value != [] and value != ""
     ]
-    blocks: list[PageBlock] = [Table(("setting", "value"), rows, text_columns=2)]
+    blocks: list[PageBlock] = [
+        Fold("Settings that determine the result", Table(("setting", "value"), rows, text_columns=2))
+    ]
     seconds = (record.summary or {}).get("seconds") or {**record.seconds, "total": record.total_seconds}
     times: list[TableRow] = [(name.replace("_", " "), format_duration(s)) for name, s in seconds.items()]
     if seconds["total"]:
@@ -151,6 +152,15 @@ def build_judgments_section(
     return PageSection(title, blocks)
 
 
+def build_failure_list(folder: Path, judgments: Iterable[Row]) -> ItemList | None:
+    """Build the list of judgments without a score; None without any."""
+    sample = sample_judgments(row for row in judgments if row.get("scores") is None)
+    if not sample.total:
+        return None
+    builder = ItemBuilder.for_folder(folder)
+    return builder.build_list("failures", sample, lambda rows: find_comparisons(rows, folder))
+
+
 def build_failed_section(
     builder: ItemBuilder, rows: Iterable[Row], title: str = "Failed rows", name: str = "failed"
 ) -> PageSection | None:
@@ -178,8 +188,8 @@ def build_failed_section(
     share = max(1, MAX_ROWS // len(kept))
     shown = [row for group in kept.values() for row in group[:share]][:MAX_ROWS]
     places = {id(row): _find_where(row) for row in shown}
-    texts = find_rows(place for place in places.values() if place)
-    items = [builder.build_failed_row(row, texts.get(places[id(row)], {}).get("prompt")) for row in shown]
+    inputs = find_rows(place for place in places.values() if place)
+    items = [builder.build_failed_row(row, find_prompt(inputs.get(places[id(row)], {}))) for row in shown]
     table = Table(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in counts.items()])
     total = sum(counts.values())
     note = f"{len(shown):,} of {format_count(total, 'row')}, taken from every reason." if len(shown) < total else ""
@@ -187,73 +197,30 @@ def build_failed_section(
 
 
 def _find_where(row: Mapping[str, Any]) -> str:
-    match = _WHERE.match(str(row.get("problem") or row.get("detail") or ""))
+    match = WHERE.match(str(row.get("problem") or row.get("detail") or ""))
     return match[1] if match else ""
 
 
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """Iterate over the rows of a file that a process may be writing: an incomplete last line is left out.
+class RowSample:
+    """Rows for a page, and the number of all rows."""
 
-    A file that does not exist has no rows.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n") and line.strip(b"\0 \t\r\n"):
-                yield parse_object(line, f"{path}, line {number}", max_depth=None)
+    def __init__(self, rows: list[Row], total: int) -> None:
+        self.rows, self.total = rows, total
 
-
-def iterate_journal(path: Path) -> Iterator[Row]:
-    """Iterate over the rows of a journal, where a later row of the same id replaces an earlier one."""
-    last_places = {row.get("id"): number for number, row in enumerate(iterate_rows(path))}
-    for number, row in enumerate(iterate_rows(path)):
-        if last_places[row.get("id")] == number:
-            yield row
+    def describe(self, noun: str) -> str:
+        """Describe how many rows are shown."""
+        if len(self.rows) == self.total:
+            return f"All {format_count(self.total, noun)}."
+        return f"{len(self.rows)} of {format_count(self.total, noun)}, at random (seeded)."
 
 
-def find_rows(places: Iterable[str]) -> dict[str, Row]:
-    """Find rows of users' tables by file and row, as messages name them. Rows that cannot be read are left out."""
-    by_file: dict[str, set[str]] = {}
-    for place in places:
-        by_file.setdefault(place.rpartition(", ")[0], set()).add(place)
-    rows: dict[str, Row] = {}
-    for file, pending in by_file.items():
-        try:
-            for where, data in read_table(Path(file)):
-                if where in pending and not isinstance(data, UsageError):
-                    rows[where] = dict(data)
-                    pending.discard(where)
-                if not pending:
-                    break
-        except (UsageError, OSError):  # the file was moved, or has a format that only its command reads
-            continue
-    return rows
-
-
-def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
-    """Find the comparisons of judgments that do not hold them: in the tables of the run, or in the input of the user."""
-    rows = list(rows)
-    wanted = {str(row["prompt"]) for row in rows if isinstance(row.get("prompt"), str)}
-    prompts: dict[str, Row] = {}
-    for name in ("best_of_n", "completions"):
-        for path in (folder / f"{name}.jsonl", *sorted((folder / "shards").glob(f"{name}-*.jsonl"))):
-            if len(prompts) < len(wanted):
-                found = (row for row in iterate_rows(path) if row.get("id") in wanted and "responses" in row)
-                prompts |= {str(row["id"]): row for row in found}
-    places = {str(row["id"]): str((row.get("comparison") or {}).get("where") or "") for row in rows}
-    inputs = find_rows(place for place in places.values() if _WHERE.match(place))
-    comparisons: dict[str, Row] = {}
-    for row in rows:
-        key = str(row["id"])
-        if (source := prompts.get(str(row.get("prompt")))) is not None:
-            members = row.get("responses") or ()
-            responses = [source["responses"][i] for i in members if isinstance(i, int) and i < len(source["responses"])]
-            comparisons[key] = {"prompt": source.get("prompt"), "responses": responses}
-        elif (data := inputs.get(places[key])) is not None:
-            responses = data.get("responses")
-            comparisons[key] = {
-                "prompt": data.get("prompt"),
-                "responses": responses if isinstance(responses, list) else [],
-            }
-    return comparisons
+def sample_rows(rows: Iterable[Row], limit: int) -> RowSample:
+    """Sample rows at random in one pass; they stay in the order of the file."""
+    kept: list[tuple[int, Row]] = []
+    rng, total = random.Random(0), 0
+    for total, row in enumerate(rows, 1):
+        if len(kept) < limit:
+            kept.append((total, row))
+        elif (place := rng.randrange(total)) < limit:
+            kept[place] = (total, row)
+    return RowSample([row for _, row in sorted(kept, key=lambda pair: pair[0])], total)

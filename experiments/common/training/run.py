@@ -104,7 +104,7 @@ class TrainingRun(ABC):
             raise UsageError(
                 f"{self.out} holds a {self.makes} but no record of its training; choose another --output_dir"
             )
-        self.folder = stack.enter_context(RunFolder(path, self._identity, "--output_dir"))
+        self.folder = stack.enter_context(RunFolder(path, self._identity, "--output_dir", self.flags.kind.name))
         self._prepare_folder(path)
 
     def _read_summary(self) -> dict[str, Any] | None:

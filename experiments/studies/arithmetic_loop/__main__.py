@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from flex_judge.experiments.common.command_line import record_command
 from flex_judge.experiments.common.flags import add_flags, load_config
 from flex_judge.experiments.common.stopping import run_process, run_stoppable
 from flex_judge.judges.errors import UsageError
@@ -37,6 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run_step(argv: Sequence[str]) -> int:
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
+    record_command(["python", "-m", "flex_judge.experiments.studies.arithmetic_loop", *argv])
     require_extras("the arithmetic loop", "serve", "train", "eval")
     config, run = _find_step(step)
     parser = _Parser(
@@ -58,7 +60,7 @@ def _find_step(name: str) -> tuple[type[Any], Callable[[Any], str]]:
 
     def run_loop(config: loop.ClosedLoopRun) -> str:
         loop.main(config)
-        return f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'loop.html'}"
+        return f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'report.html'}"
 
     def run_judge(config: judge.EmbeddedJudgeRun) -> str:
         table = to_markdown(build_evaluation_table(judge.main(config)))

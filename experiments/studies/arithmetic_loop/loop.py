@@ -29,7 +29,6 @@ from flex_judge.experiments.studies.arithmetic_loop.judge import (
     list_training_questions,
 )
 from flex_judge.experiments.studies.arithmetic_loop.judge import main as make_judge
-from flex_judge.experiments.studies.arithmetic_loop.page import write_page
 from flex_judge.experiments.studies.arithmetic_loop.questions import (
     EVALUATION,
     collect_calculations,
@@ -99,7 +98,7 @@ def main(config: ClosedLoopRun) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "seeds")}
     if config.judge is not None:
         check_model(*_split_adapter(config.judge))
-    with RunFolder(Path(config.out).resolve(), settings) as folder:
+    with RunFolder(Path(config.out).resolve(), settings, kind="arithmetic_loop") as folder:
         out = folder.path
         judge_run = EmbeddedJudgeRun(out=str(out / "judge"), evaluation_questions=max(EVALUATION, config.curve))
         evaluation = None
@@ -125,7 +124,6 @@ def main(config: ClosedLoopRun) -> dict[str, Any]:
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(out / "summary.json", dump_json(summary, indent=2) + "\n")
-        write_page(out, summary)
         return summary
 
 

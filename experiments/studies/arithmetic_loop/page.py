@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flex_judge.alignment.reporting.markdown import to_markdown
-from flex_judge.alignment.reporting.model import (
-    Block,
-    Figure,
-    MetricValue,
-    Note,
-    Report,
-    Section,
-    Table,
-    TableRow,
-    as_number,
-)
+from flex_judge.alignment.reporting.model import MetricValue, Note, Table, TableRow, as_number
 from flex_judge.experiments.common.reporting import html
-from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
+from flex_judge.experiments.common.reporting.blocks import Card, Cards, Chart, Page, PageBlock, PageSection
+from flex_judge.experiments.common.reporting.charts import Point, Series, draw_lines, make_standalone
+from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_settings_section
+from flex_judge.experiments.common.reporting.steps import write_steps_page
 from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 from flex_judge.experiments.studies.arithmetic_loop.card import build_evaluation_table
 from flex_judge.judges.io.jsonl import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+TITLE = "The arithmetic loop"
 PAPER = (
     ("Mol-LLaMA, default prompt", 63.55, 68.85, 76.41),
     ("Mol-LLaMA, chain of thought", 64.37, 69.83, 75.92),
@@ -41,33 +33,39 @@ LEGEND = (
     "questions of the mean over seeds. PAMPA is another task with another policy and a larger judge; the constant "
     "answer `high` has an accuracy of 84.52 % on it."
 )
-JUDGE_COLOUR, CEILING_COLOUR, START_COLOUR = "#2f6f4e", "#8a8a8a", "#b08a3c"
 
 
-def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
-    """Write `loop.html`, `table.md`, `curve.svg` and `gain.svg` into the run's folder.
+def write_page(out: Path, summary: Mapping[str, Any], record: RunRecord | None = None) -> Path:
+    """Write `report.html`, `table.md`, `curve.svg` and `gain.svg` into the run's folder.
 
     Args:
         out: Folder of the run.
         summary: Summary that `loop.main` returns.
+        record: Record of the run, for its settings and times.
 
     Returns:
         Path of the page.
     """
-    plots = {
-        "curve": render_svg(lambda axes: _plot_best_of_n(axes, summary), (5.2, 3.4)),
-        "gain": render_svg(lambda axes: _plot_gain(axes, summary), (5.2, 3.4)),
-    }
-    for name, plot in plots.items():
-        write_text(out / f"{name}.svg", plot)
+    charts = {"curve": _draw_best_of_n(summary), "gain": _draw_gain(summary)}
+    for name, chart in charts.items():
+        write_text(out / f"{name}.svg", make_standalone(chart))
     write_text(out / "table.md", f"{to_markdown(build_comparison_table(summary))}\n{LEGEND}\n")
-    return html.write_page(out / "loop.html", _build_report(summary, plots))
+    page = _build_report(summary, charts)
+    sections = [*page.sections, *([build_settings_section(record)] if record else [])]
+    return html.write_page(out / PAGE, replace(page, sections=sections))
 
 
-def _build_report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Report:
+def write_run_page(record: RunRecord) -> Path:
+    """Write the page of a run of the loop, finished or not, and return its path."""
+    if record.summary is not None:
+        return write_page(record.folder, record.summary, record)
+    return write_steps_page(record, TITLE)
+
+
+def _build_report(summary: Mapping[str, Any], charts: Mapping[str, Chart]) -> Page:
     greedy = summary["greedy"]
     before, after = format_percent(greedy["before"]["value"]), format_percent(greedy["after"]["value"])
-    intro: list[Block] = [
+    intro: list[PageBlock] = [
         f"The judge ({summary['judge']}) chose among the answers of the policy ({summary['policy']}). The policy was "
         "tuned on these choices and evaluated on other questions. The task is arithmetic, so the right answers are "
         "known; they are used for the evaluation only, and the judge does not see them. The embedded judge was trained "
@@ -76,24 +74,27 @@ def _build_report(summary: Mapping[str, Any], plots: Mapping[str, str]) -> Repor
         f"Greedy accuracy: {before} before DPO, {after} after DPO, a difference of "
         f"{_format_points(greedy['difference'])} points (mean of {format_count(summary['seeds'], 'seed')}, "
         f"{greedy['before']['count']} held-out questions; 95 % interval over questions).",
-        Figure(
-            strip_prolog(plots["curve"]),
-            f"Best of N on {summary['curve_questions']} held-out questions",
-            "Means over seeds with standard deviations. Every N uses a subset of the same samples.",
+        Cards(
+            [
+                Card("Greedy accuracy before DPO", before),
+                Card("Greedy accuracy after DPO", after),
+                Card("Seeds", f"{summary['seeds']:,}"),
+            ]
         ),
-        Figure(strip_prolog(plots["gain"]), "Policy before and after DPO", "95 % intervals over questions."),
+        charts["curve"],
+        charts["gain"],
     ]
     paper = Note(
         f"{LEGEND} Compare the gains, not the levels: the gain of best-of-N over the policy, and the gain of DPO on "
         "the chosen answers (arXiv 2505.18601)."
     )
     sections = [
-        Section("Comparison with the published case study on molecules", [build_comparison_table(summary), paper])
+        PageSection("Comparison with the published case study on molecules", [build_comparison_table(summary), paper])
     ]
     if summary["evaluation"]:
-        sections.append(Section("Evaluation of the judge", [build_evaluation_table(summary["evaluation"])]))
-    sections.append(Section("Seeds", _list_seeds(summary)))
-    return Report("The arithmetic loop", intro, sections)
+        sections.append(PageSection("Evaluation of the judge", [build_evaluation_table(summary["evaluation"])]))
+    sections.append(PageSection("Seeds", list(_list_seeds(summary))))
+    return Page(TITLE, intro, sections)
 
 
 def _list_seeds(summary: Mapping[str, Any]) -> Iterator[Table | Note]:
@@ -144,40 +145,49 @@ def _format_points(estimate: float | Mapping[str, Any]) -> MetricValue:
     return as_number(estimate, scale=100, digits=1)
 
 
-def _plot_best_of_n(axes: Axes, summary: Mapping[str, Any]) -> None:
+def _draw_best_of_n(summary: Mapping[str, Any]) -> Chart:
     curve = summary["curve"]
-    sizes = sorted(map(int, curve["best"]))
-    for name, label, colour in (
-        ("pass_at", "pass@N", CEILING_COLOUR),
-        ("best", "best of N by the judge", JUDGE_COLOUR),
-    ):
-        plot_curve(axes, sizes, [curve[name][str(n)] for n in sizes], label, color=colour)
-    axes.axhline(100 * curve["random"]["mean"], color=START_COLOUR, linestyle="--", label="one sample")
-    label_sample_axes(axes, sizes, "right answers, %")
+    sizes = sorted(curve["best"], key=int)
+    series = [
+        Series("best of N by the judge", [_make_point(curve["best"][n]) for n in sizes], colour=0),
+        Series("pass@N", [_make_point(curve["pass_at"][n]) for n in sizes], colour=4),
+        Series("one sample", [Point(100 * curve["random"]["mean"])] * len(sizes), dashed=True, colour=1),
+    ]
+    return draw_lines(
+        f"Best of N on {summary['curve_questions']} held-out questions",
+        sizes,
+        series,
+        x_label="N samples",
+        y_label="right answers, %",
+        top=100,
+        note="Means over seeds with standard deviations. Every N uses a subset of the same samples.",
+    )
 
 
-def _plot_gain(axes: Axes, summary: Mapping[str, Any]) -> None:
-    """Plot the greedy accuracy before and after DPO for each seed and for the mean."""
+def _make_point(values: Mapping[str, Any]) -> Point:
+    """Make a point with its standard deviation, in percent."""
+    mean, deviation = 100 * values["mean"], 100 * (values["deviation"] or 0.0)
+    return Point(mean, mean - deviation, mean + deviation) if deviation else Point(mean)
+
+
+def _draw_gain(summary: Mapping[str, Any]) -> Chart:
+    """Draw the greedy accuracy before and after DPO for each seed and for the mean."""
     runs = [*summary["runs"], summary["greedy"]]
     names = [*(f"seed {k}" for k in range(len(summary["runs"]))), "mean"]
-    for k, run in enumerate(runs):
-        for shift, key, label, colour in (
-            (-0.15, "before", "before DPO", START_COLOUR),
-            (0.15, "after", "after DPO", JUDGE_COLOUR),
-        ):
-            estimate = run[key]
-            # Without an interval the error bar has length 0.
-            low, high = (estimate[end] if estimate[end] is not None else estimate["value"] for end in ("low", "high"))
-            axes.errorbar(
-                [k + shift],
-                [100 * estimate["value"]],
-                yerr=[[100 * (estimate["value"] - low)], [100 * (high - estimate["value"])]],
-                marker="o",
-                capsize=3,
-                color=colour,
-                label=label if k == 0 else None,
-            )
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("right greedy answers, %")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False)
+    series = []
+    for colour, (key, title) in enumerate((("before", "before DPO"), ("after", "after DPO"))):
+        points = []
+        for estimate in (run[key] for run in runs):
+            ends = (estimate["value"], estimate["low"], estimate["high"])
+            points.append(Point(*(None if number is None else 100 * number for number in ends)))
+        series.append(Series(title, points, colour=1 - colour))
+    return draw_lines(
+        "Policy before and after DPO",
+        names,
+        series,
+        x_label="",
+        y_label="right greedy answers, %",
+        top=100,
+        joined=False,
+        note="95 % intervals over questions.",
+    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flex_judge.experiments.common.command_line import record_command
 from flex_judge.experiments.common.flags import add_flags, load_config
 from flex_judge.experiments.common.stopping import run_process, run_stoppable
 from flex_judge.judges.errors import UsageError
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run_study(argv: Sequence[str]) -> int:
+    record_command(["python", "-m", "flex_judge.experiments.studies.pampa", *argv])
     require_extras("the study of molecules", "serve", "train", "eval", "molecules")
     # Imported here, because the optional dependencies have to be checked first.
     from flex_judge.experiments.studies.pampa.config import CaseStudyRun
@@ -43,7 +45,7 @@ def _run_study(argv: Sequence[str]) -> int:
     add_flags(parser, CaseStudyRun)
     config = load_config(CaseStudyRun, parser.parse_args(argv))
     run_study(config)
-    print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'pampa.html'}")
+    print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'report.html'}")
     return 0
 
 

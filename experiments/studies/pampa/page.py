@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flex_judge.alignment.reporting.markdown import to_markdown
-from flex_judge.alignment.reporting.model import Block, Figure, MetricValue, Note, Report, Section, Table, as_number
+from flex_judge.alignment.reporting.model import Block, MetricValue, Note, Table, as_number
 from flex_judge.experiments.common.reporting import html
-from flex_judge.experiments.common.reporting.plots import label_sample_axes, plot_curve, render_svg, strip_prolog
+from flex_judge.experiments.common.reporting.blocks import Chart, Page, PageSection
+from flex_judge.experiments.common.reporting.charts import Point, Series, draw_lines, make_standalone
+from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_settings_section
+from flex_judge.experiments.common.reporting.steps import write_steps_page
 from flex_judge.judges.io.jsonl import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+TITLE = "Molecules, answered and judged"
 PAPER = {"default": (63.55, 68.85, 76.41), "cot": (64.37, 69.83, 75.92), "task-info": (72.48, 77.49, 80.10)}
 """Published accuracy in percent on PAMPA (407 molecules) of Mol-LLaMA, by prompt style.
 
@@ -35,29 +36,35 @@ SECOND_PASS = (
     "the judge's scores stay. Official reading: the regular expressions of the published scripts. There, the accuracy "
     "of first answers covers answers with a class only, and best-of-N molecules with a score only."
 )
-_COLOURS = ("#2f6f4e", "#b08a3c", "#4a6fa5")
 
 
-def write_page(out: Path, summary: Mapping[str, Any]) -> Path:
-    """Write `pampa.html`, `table.md` and `curve.svg` into the run's folder.
+def write_page(out: Path, summary: Mapping[str, Any], record: RunRecord | None = None) -> Path:
+    """Write `report.html`, `table.md` and `curve.svg` into the run's folder.
 
     Args:
         out: Folder of the run.
         summary: Summary that `run.main` returns.
+        record: Record of the run, for its settings and times.
 
     Returns:
         Path of the page.
     """
-    plot = render_svg(lambda axes: _plot_curves(axes, summary), (6.4, 3.6))
-    table = _build_table(summary)
-    write_text(out / "curve.svg", plot)
+    chart, table = _draw_curves(summary), _build_table(summary)
+    write_text(out / "curve.svg", make_standalone(chart))
     write_text(out / "table.md", f"{to_markdown(table)}\n{LEGEND}\n")
     sections = [
-        Section("Best of N", [Figure(strip_prolog(plot))]),
-        Section("Parsing of the answers", [_build_outcome_table(summary)]),
+        PageSection("Best of N", [chart]),
+        PageSection("Parsing of the answers", [_build_outcome_table(summary)]),
+        *([build_settings_section(record)] if record else []),
     ]
-    report = Report("Molecules, answered and judged", _build_intro(summary, table), sections)
-    return html.write_page(out / "pampa.html", report)
+    return html.write_page(out / PAGE, Page(TITLE, list(_build_intro(summary, table)), sections))
+
+
+def write_run_page(record: RunRecord) -> Path:
+    """Write the page of a run of the study, finished or not, and return its path."""
+    if record.summary is not None:
+        return write_page(record.folder, record.summary, record)
+    return write_steps_page(record, TITLE)
 
 
 def _build_intro(summary: Mapping[str, Any], table: Table) -> Iterator[Block]:
@@ -176,14 +183,24 @@ def _format_cells(metrics: Mapping[str, Any], molecules: int) -> tuple[str, ...]
     )
 
 
-def _plot_curves(axes: Axes, summary: Mapping[str, Any]) -> None:
-    sizes: list[int] = []
-    for k, (style, results) in enumerate(summary["styles"].items()):
-        sizes = sorted(map(int, results["best"]))
-        for metric, line in (("accuracy", "-"), ("balanced_accuracy", ":")):
-            points = [results["best"][str(n)][metric] for n in sizes]
-            label = f"{style}, {metric.replace('_', ' ')}"
-            plot_curve(axes, sizes, points, label, linestyle=line, color=_COLOURS[k % len(_COLOURS)])
-    majority_share = summary["majority"]["accuracy"]
-    axes.axhline(100 * majority_share, color="#8a8a8a", linestyle="--", label="constant answer")
-    label_sample_axes(axes, sizes, "%", fontsize=8, ncols=2)
+def _draw_curves(summary: Mapping[str, Any]) -> Chart:
+    sizes: list[str] = []
+    series: list[Series] = []
+    for colour, (style, results) in enumerate(summary["styles"].items()):
+        sizes = sorted(results["best"], key=int)
+        for metric in ("accuracy", "balanced_accuracy"):
+            points = [_make_point(results["best"][n][metric]) for n in sizes]
+            name = f"{style}, {metric.replace('_', ' ')}"
+            series.append(Series(name, points, dashed=metric != "accuracy", colour=colour % 4))
+    constant = Point(100 * summary["majority"]["accuracy"])
+    series.append(Series("constant answer", [constant] * len(sizes), dashed=True, colour=4))
+    note = "Balanced accuracy has dashed lines. Means over random subsets of N answers, with standard deviations."
+    return draw_lines("Best of N", sizes, series, x_label="N samples", y_label="%", top=100, note=note)
+
+
+def _make_point(values: Mapping[str, Any]) -> Point:
+    """Make a point with its standard deviation, in percent."""
+    if values["mean"] is None:
+        return Point(None)
+    mean, deviation = 100 * values["mean"], 100 * (values["deviation"] or 0.0)
+    return Point(mean, mean - deviation, mean + deviation) if deviation else Point(mean)

@@ -15,7 +15,6 @@ from typing import Any
 from flex_judge.experiments.common.ranks import run_subcommand
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.studies.pampa.config import PUBLISHED_DPO, CaseStudyRun
-from flex_judge.experiments.studies.pampa.page import write_page
 from flex_judge.experiments.studies.pampa.released import load_split
 from flex_judge.experiments.studies.pampa.second_pass import add_second_pass_metrics, continue_answers
 from flex_judge.experiments.studies.pampa.statistics import (
@@ -85,7 +84,7 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
         "data_digest": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "classes": list(config.classes),
     }
-    with RunFolder(Path(config.out).resolve(), settings) as folder:
+    with RunFolder(Path(config.out).resolve(), settings, kind="pampa") as folder:
         steps = _StudySteps(config, folder, prompts)
         styles = {style: steps.evaluate_style(style, test) for style in config.style}
         dpo = None
@@ -114,7 +113,6 @@ def main(config: CaseStudyRun) -> dict[str, Any]:
             "seconds": {**folder.seconds, "total": folder.total_seconds},
         }
         write_text(folder.path / "summary.json", dump_json(summary, indent=2) + "\n")
-        write_page(folder.path, summary)
         return summary
 
 

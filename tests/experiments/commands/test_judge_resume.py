@@ -19,6 +19,7 @@ from scripts import count_calls
 from flex_judge.experiments.cli import main
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.io.comparison_rows import read_comparison_json
 from flex_judge.judges.io.files import read_table, write_table
 
 COMMAND = ["judge", "c.jsonl", "--engine", "scripted", "--model", "scripts:logged_judge", "--max-think-tokens", "400"]
@@ -58,7 +59,8 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 
 def list_files() -> set[str]:
-    return {p.name for p in Path().iterdir()}
+    # Without the page and the record of a run, which test_run_pages.py tests.
+    return {p.name for p in Path().iterdir() if not p.name.endswith((".html", ".run.json"))}
 
 
 def run_until_killed(*flags: str) -> None:
@@ -110,7 +112,8 @@ def test_killed_run_resumes_and_ends_like_an_uninterrupted_one(out: str) -> None
 
 
 def _drop_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if value is not None}
+    values = {name: value for name, value in row.items() if value is not None}
+    return values | {"comparison": read_comparison_json(row)}  # JSON text in Parquet
 
 
 def crashing_judge(prompt: str, sampling: Sampling) -> str:

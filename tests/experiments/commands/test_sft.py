@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from examples import curated
+from html_page import HtmlPage
 from mol_llama import write_tiny_model
 from repository import ROOT
 from sft_command import sft, tensors
@@ -85,6 +86,8 @@ def test_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
 
     monkeypatch.setattr(JudgeTrainer, "training_step", interrupt_third_call)
     assert sft(base, data, tmp_path / "interrupted", *flags) == 130
+    cards = HtmlPage.load(tmp_path / "interrupted" / "recipe" / "report.html").cards
+    assert (cards["Done"], cards["Left"]) == ("1", "1 of 2 steps")
     assert sft(base, data, tmp_path / "interrupted", *flags) == 0
     assert calls == [0, 0, 1, 1, 1]
     expected, resumed = tensors(tmp_path / "uninterrupted"), tensors(tmp_path / "interrupted")
@@ -124,6 +127,10 @@ def test_complete_judge_is_not_trained_again(tmp_path: Path, capfd: pytest.Captu
     base, data, out = tiny_llama(tmp_path / "base"), curated(tmp_path / "data"), tmp_path / "judge"
     assert sft(base, data, out) == 0
     first = json.loads((out / "recipe" / "summary.json").read_text())
+    page = HtmlPage.load(out / "recipe" / "report.html")
+    assert page.cards["Trained on"] == f"{first['rows']} judgments"
+    assert ["Loss, first and last", f"{first['loss']['first']:.4g}, {first['loss']['last']:.4g}"] in page.rows
+    assert page.cards["Balanced accuracy"].startswith(f"{100 * first['metrics']['balanced_accuracy']:.1f}%")
     assert sft(base, data, out) == 0
     assert "nothing is trained again" in capfd.readouterr().err
     assert json.loads((out / "recipe" / "summary.json").read_text()) == first

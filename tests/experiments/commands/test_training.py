@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import HtmlPage
 from scripts import SETTINGS, fair_judge
 from served import served
 from tiny_models import tiny_llama
@@ -64,6 +65,12 @@ def test_dpo_trains_a_policy_and_evaluates_it_before_and_after(tmp_path: Path) -
     assert "Judge score" in output
     assert "before" in output
     assert summary["rows"] == 8
+    page = HtmlPage.load(out / "evaluation" / "report.html")
+    assert page.cards["Held-out prompts"] == "4"
+    score = measured["score"]
+    assert page.cards["Judge score"] == f"{score['after']['value']:.2f} {score['before']['value']:.2f} before training"
+    assert "Judgments before training" in page.text
+    assert "What is 6 + 1?" in page.text
     from huggingface_hub import ModelCard
 
     assert "| Judge score |" in ModelCard.load(out / "README.md").text

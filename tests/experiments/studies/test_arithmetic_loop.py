@@ -292,7 +292,6 @@ def recorded_commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(loop, "run_subcommand", lambda *arguments: recorded.append(list(arguments)))
     monkeypatch.setattr(loop, "sample_answers", lambda *_, **__: None)
     monkeypatch.setattr(loop, "summarise_loop", lambda *_: {})
-    monkeypatch.setattr(loop, "write_page", lambda *_: None)
     return recorded
 
 

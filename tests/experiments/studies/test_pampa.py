@@ -326,4 +326,4 @@ def test_study_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         tuned[name] = {step: metrics for step, metrics in tuned[name].items() if step != "dpo"}
     assert {name: tuned[name] for name in untuned} == untuned
     assert (summary_json["dpo"]["pairs"], summary_json["dpo"]["steps"], tuned["dpo"]["count"]) == (4, 1, 2)
-    assert "4 pairs, 1 steps" in Path("run/pampa.html").read_text()
+    assert "4 pairs, 1 steps" in Path("run/report.html").read_text()
