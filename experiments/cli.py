@@ -16,7 +16,7 @@ from flex_judge.experiments.common.command_extras import (
     explain_missing_module,
     require_command_extras,
 )
-from flex_judge.experiments.common.stopping import run_process, run_stoppable
+from flex_judge.experiments.common.stopping import RESUME, describe_stop, run_process, run_stoppable
 
 PROGRAM = "flex-judge"
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
@@ -45,6 +45,8 @@ class Command:
 
     help: str
     package: str
+    stop_plan: str = RESUME
+    """What a stop of the command does, as the acknowledgement of a signal says it."""
 
     def load_package(self) -> Any:
         """Import the package of the command."""
@@ -78,7 +80,9 @@ def _run_command(argv: list[str]) -> int:
             return _run_training(argv[0], argv[1:])
         options = parser.parse_args(argv)
         require_command_extras(options.command)
-        status: int = COMMANDS[options.command].load_package().main(options)
+        command = COMMANDS[options.command]
+        with describe_stop(command.stop_plan):
+            status: int = command.load_package().main(options)
         return status
     except ModuleNotFoundError as e:
         if not argv or (missing_extra := explain_missing_module(argv[0], e)) is None:
@@ -145,9 +149,15 @@ COMMANDS = {
     "preferences": Command("Build a preference data set: sample, judge and pair answers. Resumable.", "preferences"),
     "curate": Command("Build training data for a judge from a teacher's judgments. Resumable.", "curate"),
     "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
-    "bench": Command("Measure one performance ratio on this machine.", "bench"),
-    "report": Command("Rebuild the HTML page of a finished demo or benchmark run.", "report"),
-    "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
+    "bench": Command(
+        "Measure one performance ratio on this machine.", "bench", "unfinished measurements are not saved"
+    ),
+    "report": Command(
+        "Rebuild the HTML page of a finished demo or benchmark run.", "report", "the page is not written"
+    ),
+    "doctor": Command(
+        "Show what this machine can run, what is missing, and how to fix it.", "doctor", "the checks end"
+    ),
 }
 TRAINING_COMMANDS = {
     "sft": "Train a judge on curated judgments with TRL's SFTTrainer. Resumable.",
