@@ -18,7 +18,7 @@ from flex_judge.experiments.common.command_extras import (
     require_command_extras,
 )
 from flex_judge.experiments.common.command_line import LAUNCHED_COMMAND, format_command, record_command
-from flex_judge.experiments.common.stopping import run_process, run_stoppable
+from flex_judge.experiments.common.stopping import RESUME, describe_stop, run_process, run_stoppable
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.storage import find_storage_error
 
@@ -56,6 +56,8 @@ class Command:
 
     help: str
     package: str
+    stop_plan: str = RESUME
+    """What a stop of the command does, as the acknowledgement of a signal says it."""
 
     def load_package(self) -> Any:
         """Import the package of the command."""
@@ -93,7 +95,9 @@ def _run_command(argv: list[str]) -> int:
             return _run_training(argv[0], argv[1:])
         options = parser.parse_args(spell_with_dashes(argv))
         require_command_extras(options.command)
-        status: int = COMMANDS[options.command].load_package().main(options)
+        command = COMMANDS[options.command]
+        with describe_stop(command.stop_plan):
+            status: int = command.load_package().main(options)
         return status
     except ModuleNotFoundError as e:
         if not argv or (missing_extra := explain_missing_module(argv[0], e)) is None:
@@ -189,10 +193,18 @@ COMMANDS = {
     "preferences": Command("Build a preference data set: sample, judge and pair answers. Resumable.", "preferences"),
     "curate": Command("Build training data for a judge from a teacher's judgments. Resumable.", "curate"),
     "eval": Command("Run a judge benchmark, or re-score stored replies, next to published results. Resumable.", "eval"),
-    "bench": Command("Measure one performance ratio on this machine.", "bench"),
-    "report": Command("Write the HTML page of a run again, also of an unfinished one.", "report"),
-    "model": Command("Print the folder of an embedded model, for your own scripts. Downloads nothing.", "model"),
-    "doctor": Command("Show what this machine can run, what is missing, and how to fix it.", "doctor"),
+    "bench": Command(
+        "Measure one performance ratio on this machine.", "bench", "unfinished measurements are not saved"
+    ),
+    "report": Command(
+        "Write the HTML page of a run again, also of an unfinished one.", "report", "the page is not written"
+    ),
+    "model": Command(
+        "Print the folder of an embedded model, for your own scripts. Downloads nothing.", "model", "nothing is printed"
+    ),
+    "doctor": Command(
+        "Show what this machine can run, what is missing, and how to fix it.", "doctor", "the checks end"
+    ),
 }
 TRAINING_COMMANDS = {
     "sft": "Train a judge on curated judgments with TRL's SFTTrainer. Resumable.",

@@ -229,8 +229,12 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
     async def run_until_stopped() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        # Cancelled by the event loop, so that no step of a task is torn apart, such as the writing of a row.
-        with call_on_stop(lambda: loop.call_soon_threadsafe(task.cancel) and None, must_stop=False):  # type: ignore[func-returns-value]
+
+        def cancel_task() -> None:
+            # By the event loop, so that no step of a task is torn apart, such as the writing of a row.
+            loop.call_soon_threadsafe(task.cancel)
+
+        with call_on_stop(cancel_task, must_stop=False):
             if is_stop_requested():
                 raise asyncio.CancelledError
             return await coroutine

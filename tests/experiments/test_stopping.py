@@ -19,6 +19,7 @@ from flex_judge.experiments.cli import main
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 JUDGE = ("--engine", "scripted", "--concurrency", "1")
+WHOLE_JUDGE = ("--model", "scripts:steady_whole_judge")
 ROWS = 12
 
 
@@ -46,17 +47,7 @@ COMMANDS = {
         status=1,  # the script agrees with no reference, so there is no training example
     ),
     "eval": ResumableCommand(
-        (
-            "eval",
-            "pandalm",
-            "--data",
-            "testset-v1.json",
-            *JUDGE,
-            "--model",
-            "scripts:steady_whole_judge",
-            "--out",
-            "run",
-        ),
+        ("eval", "pandalm", "--data", "testset-v1.json", "--no-force", *JUDGE, *WHOLE_JUDGE, "--out", "run"),
         "run/judgments.jsonl",
         ("run/judgments.jsonl", "run/items.jsonl"),
     ),

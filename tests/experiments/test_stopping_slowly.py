@@ -18,7 +18,6 @@ from examples import curated
 from served import free_port
 from sft_command import HERE, SEEN, tensors
 from stopping import StoppableCommand, start_command
-from test_sharded import write_config
 from tiny_models import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -118,6 +117,16 @@ def test_stop_within_a_step_of_an_engine_ends_without_an_abort(
     assert running.err.count("stopping (SIGINT)") == 1
 
 
+TWO_RANKS = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+mixed_precision: "no"
+num_machines: 1
+num_processes: 2
+main_process_port: 0
+"""
+
+
 def read_losses(out: Path) -> list[float]:
     log = json.loads((out / "training.json").read_text())["log"]
     return [entry["loss"] for entry in log if "loss" in entry]
@@ -126,10 +135,13 @@ def read_losses(out: Path) -> list[float]:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp_path: Path) -> None:
     base, data = tiny_llama(tmp_path / "base"), curated(tmp_path / "data")
-    flags = [*HERE, *SEEN, "--logging_steps", "1", "--data_seed", "1", "--eval_strategy", "no", "--max_steps", "12"]
+    flags = [*HERE, *SEEN, "--logging_steps", "1", "--data_seed", "1", "--eval_strategy", "no"]
+    flags += ["--max_steps", "12", "--save_strategy", "no"]
     command = ["sft", str(data), "--model_name_or_path", str(base), *flags]
     if ranks > 1:
-        command += ["--accelerate_config", write_config("multi_gpu", tmp_path / "config.yaml")]
+        config = tmp_path / "accelerate.yaml"
+        config.write_text(TWO_RANKS)
+        command += ["--accelerate_config", str(config)]
     out = tmp_path / "stopped"
     with start_command([*command, "--output_dir", str(out)], tmp_path / "output") as running:
         running.wait_until(lambda: "'loss'" in running.err + running.out)

@@ -20,6 +20,7 @@ from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.stopping import RESUME, describe_stop
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import (
     ComparisonFileRow,
@@ -36,6 +37,8 @@ from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.types import Comparison, Content, Message, Response, content_to_text, split_content
 from flex_judge.judges.validation.text_files import get_format_suffix, read_text
 
+NOT_SAVED = "judgments are not saved without --out"
+"""What a stop of a run without an output file does, as the acknowledgement of a signal says it."""
 MAX_FAILED_ROWS = 10
 """Maximum number of failed rows in the summary; if there are more, the log names all of them."""
 SUFFIXES: Mapping[str, Modality] = {
@@ -76,6 +79,7 @@ def main(config: JudgeRun, options: argparse.Namespace) -> int:
         # Library output goes to a log next to the output file, or nowhere, but never between the judgments.
         log = output.log_path if output else Path(stack.enter_context(TemporaryDirectory())) / "engine.log"
         stack.callback(_remove_if_empty, log)
+        stack.enter_context(describe_stop(RESUME if output else NOT_SAVED))
         console = stack.enter_context(redirect_libraries(log))
         progress = stack.enter_context(Progress(console))
         result = judge_rows(config, rows, output, progress)
