@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import stat
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.slow
 KEY = "a-long-and-secret-key-of-this-test"
 PAGE = (Path(__file__).parents[3] / "docs/operations/security.md").read_text()
 PORTS_SECTION = PAGE.partition("## What listens where")[2]
+TOKEN = "0123456789abcdef" * 4
 BEARER = {"Authorization": f"Bearer {KEY}"}
 ROW = {"comparisons": [{"prompt": "Question?", "responses": ["answer"], "rubric": "correctness"}]}
 
@@ -27,7 +31,7 @@ ROW = {"comparisons": [{"prompt": "Question?", "responses": ["answer"], "rubric"
 @pytest.fixture(scope="module")
 def service() -> Iterator[Serving]:
     flags = ("--engine", "scripted", "--model", "scripts:steady_judge", "--replicas", "1", "--api-key", "env:TEST_KEY")
-    with serving(*flags, TEST_KEY=KEY) as service:
+    with serving(*flags, TEST_KEY=KEY, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN) as service:
         yield service
 
 
@@ -118,15 +122,37 @@ def test_logs_are_private(service: Serving) -> None:
     assert not [path for path in logs if stat.S_IMODE(path.stat().st_mode) & 0o077]
 
 
+def test_ray_refuses_callers_without_its_token(service: Serving) -> None:
+    (raylet,) = [process for process in service.processes() if process.name() == "raylet"]
+    (address,) = [text.partition("=")[2] for text in raylet.cmdline() if text.startswith("--gcs-address=")]
+    code = "import ray, sys; ray.init(address=sys.argv[1]); print('joined', len(ray.nodes()))"
+    for variables, is_admitted in (({"RAY_AUTH_TOKEN": TOKEN}, True), ({"RAY_AUTH_TOKEN": "f" * 64}, False)):
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", **variables}
+        command = [sys.executable, "-c", code, address]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert ("joined 1" in result.stdout) == is_admitted, result.stderr
+
+
 def test_only_the_documented_processes_listen(service: Serving) -> None:
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", PORTS_SECTION.split("\n## ")[0], re.MULTILINE)
     documented = dict(rows)
     assert len(documented) > 4
-    for process in service.processes():
-        for connection in process.net_connections("inet"):
-            if connection.status != psutil.CONN_LISTEN:
-                continue
-            (name,) = [name for name in documented if name in " ".join(process.cmdline())]
-            is_service = connection.laddr.port == httpx.URL(service.url).port
-            assert not is_service or connection.laddr.ip == "127.0.0.1"
-            assert is_service or "all interfaces" in documented[name]
+    listening = {
+        (describe_process(process), connection.laddr.ip)
+        for process in service.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port != httpx.URL(service.url).port
+    }
+    assert {name for name, _ in listening} <= documented.keys(), listening
+    assert not [name for name, _ in listening if "all interfaces" not in documented[name]]
+    ports = {c.laddr.port: c.laddr.ip for p in service.processes("ProxyActor") for c in p.net_connections("inet")}
+    assert ports[httpx.URL(service.url).port] == "127.0.0.1"
+
+
+def describe_process(process: psutil.Process) -> str:
+    """Return the class of an actor, the name of a script, or the name of a program."""
+    command = process.cmdline()
+    if command[0].startswith("ray::"):
+        return command[0].removeprefix("ray::").split(":")[-1].partition(".")[0].strip()
+    scripts = [argument for argument in command if argument.endswith(".py")]
+    return Path([*scripts, command[0]][0]).name
