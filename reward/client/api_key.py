@@ -9,7 +9,8 @@ from pathlib import Path
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.text_files import read_text
 
-_NAMED_KEY = re.compile(r"([A-Za-z0-9_.-]{1,64}):([!-~]+)")
+_NAMED_KEY = re.compile(r"(?!sha256:[0-9a-f]{64}$)([A-Za-z0-9_.-]{1,64}):([!-~]+)")
+"""Name and key. The hash of a key, `sha256:HEX`, has no name."""
 
 
 def split_keys(api_key: str) -> list[tuple[str, str]]:

@@ -54,9 +54,8 @@ def _is_same_key(key: str, name: str, expected: str) -> bool:
 
     A client may send the whole entry `NAME:KEY`, so that it can use the service's own key file.
     """
-    sent = key.encode(errors="replace")
-    entry = f"{name}:{expected}" if name else expected
-    return hmac.compare_digest(sent, expected.encode()) | hmac.compare_digest(sent, entry.encode())
+    sent = key.removeprefix(f"{name}:") if name else key
+    return hmac.compare_digest(sent.encode(errors="replace"), expected.encode())
 
 
 async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:

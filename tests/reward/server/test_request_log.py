@@ -237,6 +237,8 @@ def test_keys_come_from_a_file_with_names(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_keys(str(path)) == KEYS
     assert GatewayConfig(api_key=read_keys(str(path))).api_key == KEYS
     assert split_keys(KEYS) == [("alice", "first-key"), ("bob", "second-key")]
+    hashed = f"sha256:{'0a' * 32}"
+    assert split_keys(f"{hashed}\nbob:{hashed}") == [("", hashed), ("bob", hashed)]
     monkeypatch.setenv("JUDGE_KEY", "only-key")
     assert read_keys("env:JUDGE_KEY") == "only-key"
     for text, problem in (
