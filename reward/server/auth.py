@@ -67,8 +67,8 @@ def _is_same_key(key: str, name: str, expected: str) -> bool:
 
     A client may send the whole entry `NAME:KEY`, so that it can use the service's own key file.
     """
-    same = [hmac.compare_digest(hash_key(sent), expected) for sent in (key, key.removeprefix(f"{name}:"))]
-    return any(same)
+    sent = key.removeprefix(f"{name}:") if name else key
+    return hmac.compare_digest(hash_key(sent), expected)
 
 
 async def read_body(request: Request, max_mib: int, count_bytes: Callable[[int], None]) -> bytes:

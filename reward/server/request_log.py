@@ -24,6 +24,7 @@ OTHER_ROUTE = "other"
 """Route of a request that matches none, or that is refused before it is matched."""
 PROBES = ("/healthz", "/metrics")
 """Routes that monitors request every few seconds; only the level debug logs their successes."""
+_DATA_URI = re.compile(r"(data:[\w/.+-]{1,100};base64,)[A-Za-z0-9+/=]{64,}")
 log = logging.getLogger("flex_judge.access")
 texts_log = logging.getLogger(TEXT_LOGGER)
 
@@ -73,7 +74,7 @@ def record_results(results: Sequence[Judgment | Reward]) -> None:
 def log_texts(request: Any, answer: Mapping[str, Any]) -> None:
     """Log the content of a request and its answer, if the operator asked for texts."""
     if texts_log.isEnabledFor(logging.INFO):
-        content = json.dumps(request.model_dump(mode="json"))
+        content = _DATA_URI.sub(r"\1...", json.dumps(request.model_dump(mode="json")))
         texts_log.info(
             "texts",
             extra=with_fields(request_id=get_request_id(), content=content, answer=json.dumps(answer, default=str)),

@@ -6,9 +6,9 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from flex_judge.reward.server.logs import LogConfig, configure_logging
 
@@ -61,8 +61,9 @@ def copy_log(path: str, stream: TextIO | None = None) -> Iterator[None]:
         path: the file; it may not exist yet.
         stream: the stream; standard error by default.
     """
+    position = os.path.getsize(path) if os.path.exists(path) else 0
     ended = threading.Event()
-    thread = threading.Thread(target=_copy_lines, args=(path, stream or sys.stderr, ended), daemon=True)
+    thread = threading.Thread(target=_copy_lines, args=(path, position, stream or sys.stderr, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -71,10 +72,7 @@ def copy_log(path: str, stream: TextIO | None = None) -> Iterator[None]:
         thread.join(timeout=1.0)  # a stream that blocks must not keep the command from ending
 
 
-def _copy_lines(path: str, stream: TextIO, ended: threading.Event) -> None:
-    position = 0
-    with suppress(OSError, ValueError):
-        position = os.path.getsize(path)
+def _copy_lines(path: str, position: int, stream: TextIO, ended: threading.Event) -> None:
     while True:
         is_last = ended.is_set()
         try:
@@ -92,11 +90,16 @@ def _copy_from(path: str, position: int, stream: TextIO) -> int:
     """Copy everything behind a position; returns the new position."""
     with open(path, "rb") as file:
         file.seek(position)
-        while chunk := file.read(CHUNK_BYTES):
-            stream.write(chunk.decode(errors="replace"))
-            position += len(chunk)
-        stream.flush()
-    if position > MAX_COPIED_BYTES:
-        os.replace(path, f"{path}.1")
-        return 0
+        _copy_rest(file, stream)
+        position = file.tell()
+        if position > MAX_COPIED_BYTES:
+            os.replace(path, f"{path}.1")
+            _copy_rest(file, stream)  # lines that were written just before
+            position = 0
+    stream.flush()
     return position
+
+
+def _copy_rest(file: BinaryIO, stream: TextIO) -> None:
+    while chunk := file.read(CHUNK_BYTES):
+        stream.write(chunk.decode(errors="replace"))

@@ -82,7 +82,11 @@ async def test_texts_are_logged_only_if_the_operator_asks(tmp_path: Path) -> Non
     path = tmp_path / "judge.log"
     configure_logging(LogConfig(log_format="json", log_file=str(path), log_texts=True), "gateway")
     async with client(HeldJudge().gateway()) as http:
-        await http.post("/v1/judge", json=comparisons(SECRET), headers={"X-Request-ID": "one"})
+        image = f"data:image/png;base64,{'A' * 100_000}"
+        body = comparisons(SECRET)
+        body["comparisons"].append({"prompt": "Q?", "responses": ["a"], "images": [image]})
+        await http.post("/v1/judge", json=body, headers={"X-Request-ID": "one"})
+    assert path.stat().st_size < 10_000  # media are not logged
     texts, access = read_rows(path)
     assert (texts["request_id"], access["request_id"]) == ("one", "one")
     assert json.loads(texts["content"])["comparisons"][0]["responses"] == [SECRET]
@@ -233,6 +237,8 @@ def test_keys_come_from_a_file_with_names(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_keys(str(path)) == KEYS
     assert GatewayConfig(api_key=read_keys(str(path))).api_key == KEYS
     assert split_keys(KEYS) == [("alice", "first-key"), ("bob", "second-key")]
+    hashed = f"sha256:{'0a' * 32}"
+    assert split_keys(f"{hashed}\nbob:{hashed}") == [("", hashed), ("bob", hashed)]
     monkeypatch.setenv("JUDGE_KEY", "only-key")
     assert read_keys("env:JUDGE_KEY") == "only-key"
     for text, problem in (
