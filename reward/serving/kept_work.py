@@ -13,7 +13,7 @@ import pickle
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -22,7 +22,6 @@ from typing import Any
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
 
 SILENT_S = 10.0
@@ -224,7 +223,7 @@ class WorkRecorder:
 class WorkArchive(AnswerArchive):
     """What earlier gateways of a service have left, for the present one. Belongs to one event loop."""
 
-    def __init__(self, store: Any, scope: str, judge: JudgeFunction) -> None:
+    def __init__(self, store: Any, scope: str, judge: Callable[[Comparison], Awaitable[Judgment]]) -> None:
         """Create the archive of a gateway.
 
         Args:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
-import psutil
 from served import free_port
-from serving import Serving, running_cluster, serving, within
+from serving import Serving, serving, within
 
 from flex_judge.judges import Comparison, Status
 from flex_judge.reward.client import JudgeClient
@@ -164,27 +163,6 @@ def measure_restart_by_hand() -> FaultResult:
         return measure_fault("whole service, by hand", restart, ("--port", port))
 
 
-def measure_node() -> FaultResult:
-    """Kill the second node of a cluster, with the replicas on it."""
-    with running_cluster() as address, ExitStack() as stack:
-        command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--num-cpus=2"]
-        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        node = subprocess.Popen([*command, "--block"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(15)
-
-        def kill(_: Serving | None = None) -> None:
-            if node.poll() is None:
-                for process in psutil.Process(node.pid).children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
-                node.kill()
-                node.wait()
-
-        stack.callback(kill)
-        # Three replicas of one CPU each: the head has two, so at least one is on the second node.
-        return measure_fault("second node", kill, ("--address", address, "--cpus-per-replica", "1"), replicas=3)
-
-
 def main(names: Sequence[str]) -> int:
     """Measure faults, and return 1 if anything was lost, doubled or judged twice."""
     faults: dict[str, Callable[[], FaultResult]] = {
@@ -192,7 +170,6 @@ def main(names: Sequence[str]) -> int:
     }
     faults["3 of 3 replicas"] = lambda: measure_fault("3 of 3 replicas", kill_all_replicas, replicas=3)
     faults["whole service"] = measure_restart_by_hand
-    faults["second node"] = measure_node
     header = f"{'fault':<28}{'lost':>6}{'doubled':>9}{'twice':>7}{'started':>9}{'gap s':>8}{'total s':>9}"
     print(header, flush=True)
     failures = 0

@@ -81,8 +81,7 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        marks = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
-        (mark,) = marks or {"joined a cluster"}
+        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
         family = ProcessFamily(mark)
         family.find_members()
         yield Serving(process, url, family, log, whole_environment)
