@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from flex_judge.experiments.benchmarks.benchmark import Benchmark
+from flex_judge.experiments.benchmarks.labelled import Labelled
 from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JudgeFlags
+from flex_judge.experiments.common.judge_config import JUDGING, JudgeFlags
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.models import check_model, identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address
@@ -48,7 +51,10 @@ class EvalRun(JudgeFlags):
         group=_DATA,
     )
     limit: PositiveInt | None = setting(
-        None, "Number of items per task, evenly spread over the data (default: all)", metavar="N", group=_DATA
+        None,
+        "Number of items per task, a random sample drawn with --seed, with all groups in their shares (default: all)",
+        metavar="N",
+        group=_DATA,
     )
     runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=_DATA)
     replay: str | None = setting(
@@ -110,6 +116,10 @@ class EvalRun(JudgeFlags):
         """Build the settings of the judge, with a ledger in the output folder."""
         engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
         return JudgeConfig(engine, self.judge_config.settings)
+
+    def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
+        """Return the benchmark with the settings of this run that concern its items."""
+        return benchmark
 
     def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:
         """List the formats to try for each stored reply.
@@ -192,3 +202,24 @@ class EvalRun(JudgeFlags):
             "judging": repr(self.judge_config.settings),
             "max_model_len": engine.max_model_len,
         }
+
+
+@settings_class(kw_only=True)
+class LabelledRun(EvalRun):
+    """Settings of a run over one's own labelled rows."""
+
+    rubric: str = setting(
+        "general", "Rubric of rows that name none: preset or TOML file", metavar="NAME", group=JUDGING
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        load_rubric(self.rubric)
+
+    def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
+        """Return the benchmark with the rubric."""
+        return Labelled(self.rubric) if isinstance(benchmark, Labelled) else benchmark
+
+    def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
+        """Build the settings that determine the results, see `EvalRun.build_identity`."""
+        return super().build_identity(benchmark, digest, replies) | {"rubric": repr(load_rubric(self.rubric))}

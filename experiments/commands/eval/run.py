@@ -54,6 +54,7 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         UsageError: Bad input; nothing was started.
         EngineLostError: The judge died. Finished judgments are saved, and the same command resumes the run.
     """
+    benchmark = config.make_benchmark(benchmark)
     spec = benchmark.spec
     config.check_service(spec.protocol, own=("seed",))
     data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns, config.columns)
@@ -93,7 +94,11 @@ def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, ite
         task_items = [item for item in items if item.task == name]
         if not task_items and config.task:
             raise UsageError(f"{data.name}: has no item of the task {name!r}; expected {benchmark.spec.expected}")
-        selected += task_items if config.limit is None else benchmark.select_evenly(task_items, config.limit)
+        selected += (
+            task_items
+            if config.limit is None
+            else benchmark.select_sample(task_items, config.limit, config.judge.settings.seed)
+        )
     if not selected:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
     # Ids of repeated runs have a suffix, which must not make them equal to the id of another item.

@@ -23,7 +23,6 @@ from flex_judge.judges.media.files import convert_decoder_errors, open_image, to
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
 
-
 PARTIAL = "overall_of_tasks_with_verdicts"
 """Name of the mean over the tasks with verdicts, if there are others; the overall mean is then undefined."""
 

@@ -57,13 +57,13 @@ def test_protocol_gives_the_defaults_and_notes_name_deviations(capfd: pytest.Cap
     assert "(default: both)" in help_text
 
 
-def test_limit_selects_items_evenly(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_limit_selects_a_sample_of_all_groups(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(
         capfd, "eval", "llmbar", "--data", str(data.write_llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json"
     )
     assert run.json["items"] == 2
     assert set(run.json["tasks"]["pair"]["tables"]["subset"]) == {"Natural", "Manual"}
-    assert run.json["notes"] == ["only 2 items, by --limit 2"]
+    assert run.json["notes"] == ["only 2 items, by --limit 2: a random sample of all groups, drawn with --seed 0"]
 
 
 def test_resumes_a_run_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
