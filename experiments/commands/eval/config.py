@@ -117,6 +117,11 @@ class EvalRun(JudgeFlags):
         engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
         return JudgeConfig(engine, self.judge_config.settings)
 
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """Rubrics that the user named; those of published benchmarks are presets."""
+        return ()
+
     def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
         """Return the benchmark with the settings of this run that concern its items."""
         return benchmark
@@ -163,7 +168,7 @@ class EvalRun(JudgeFlags):
         if self.address:
             check_address(self.address)
         if (service := self.find_service(self.concurrency)) is not None:
-            service.client.health_sync()
+            service.check(self.rubrics)
             return
         if resolve_engine(self.judge.engine.engine) != "scripted":
             check_model(self.judge.engine.model, self.judge.engine.adapter)
@@ -215,6 +220,11 @@ class LabelledRun(EvalRun):
     def __post_init__(self) -> None:
         super().__post_init__()
         load_rubric(self.rubric)
+
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """Rubrics that the user named."""
+        return (self.rubric,)
 
     def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
         """Return the benchmark with the rubric."""

@@ -112,7 +112,7 @@ def check_judge(config: JudgeRun) -> None:
         ServiceUnavailableError: No judge service answers at its URL.
     """
     if (service := config.find_service(config.concurrency)) is not None:
-        service.client.health_sync()
+        service.check([config.rubric])
         return
     if config.replay or resolve_engine(config.judge.engine.engine) == "scripted":
         return

@@ -37,7 +37,7 @@ from flex_judge.alignment.policy_training.tuning import (
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.card import write_card
 from flex_judge.experiments.commands.train_policy.view import print_policy_training
-from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
+from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.experiments.common.training.flags import TrainingFlags
@@ -124,12 +124,8 @@ class PolicyTraining(TrainingRun):
 
     def _check_judge(self) -> None:
         recipe = self.recipe
-        # A service knows only its presets and the rubrics that it was started with.
-        uses_service = self.flags.kind.name == "grpo" or recipe.judge_url is not None
-        if uses_service:
-            check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
-            RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client.health_sync()
+            RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).check([recipe.rubric])
             return
         check_model(recipe.judge, recipe.judge_adapter)
         if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
@@ -205,7 +201,9 @@ class PolicyTraining(TrainingRun):
             if url is None:
                 self._print_status("starting the judge")
                 url = self.ranks.run_on_first(
-                    lambda: stack.enter_context(run_judge_server(*self._build_judge_flags("--model", "--adapter")))
+                    lambda: stack.enter_context(
+                        run_judge_server(*self._build_judge_flags("--model", "--adapter"), "--allow-inline-rubrics")
+                    )
                 )
             # One rank has all completions of a prompt in one call; with several ranks the service waits for the rest.
             group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None
