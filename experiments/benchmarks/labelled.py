@@ -15,7 +15,7 @@ from flex_judge.experiments.benchmarks.cells import is_missing
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record
 from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import TIE, Item, ItemOutcome, Label, extract_prediction
-from flex_judge.experiments.benchmarks.metrics import BenchmarkMetric, bootstrap_metric, kendall, pearson, spearman
+from flex_judge.experiments.benchmarks.metrics import BenchmarkMetric, Numbers, bootstrap_metric, pearson, spearman
 from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables, PairScoring, compute_by_group
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError
@@ -81,6 +81,13 @@ def _compute_calibration_error(confidences: Any, right: Any) -> float:
     counts = np.bincount(bins, minlength=CONFIDENCE_BINS)
     gaps = np.bincount(bins, weights=confidences - right, minlength=CONFIDENCE_BINS)
     return float(np.abs(gaps).sum() / max(1, counts.sum()))
+
+
+def kendall(scores: Numbers, labels: Numbers) -> float:
+    """Compute Kendall's tau-b (scipy); nan if either is constant or there are fewer than two values."""
+    from scipy import stats
+
+    return float(stats.kendalltau(scores, labels).statistic) if len({*scores}) > 1 < len({*labels}) else math.nan
 
 
 @dataclass(frozen=True)

@@ -198,13 +198,6 @@ def spearman(scores: Numbers, labels: Numbers) -> float:
     return float(stats.spearmanr(scores, labels).statistic) if _has_variance(scores, labels) else math.nan
 
 
-def kendall(scores: Numbers, labels: Numbers) -> float:
-    """Compute Kendall's tau-b (scipy); nan if either is constant or there are fewer than two values."""
-    from scipy import stats
-
-    return float(stats.kendalltau(scores, labels).statistic) if _has_variance(scores, labels) else math.nan
-
-
 def mean_squared_error(scores: Numbers, labels: Numbers) -> float:
     """Compute the mean squared difference (scikit-learn); nan without values."""
     from sklearn.metrics import mean_squared_error as sklearn_mse

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flex_judge.experiments.benchmarks.benchmark import Benchmark
-from flex_judge.experiments.benchmarks.labelled import Labelled
 from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.judge_config import JUDGING, JudgeFlags
@@ -122,10 +120,6 @@ class EvalRun(JudgeFlags):
         """Rubrics that the user named; those of published benchmarks are presets."""
         return ()
 
-    def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
-        """Return the benchmark with the settings of this run that concern its items."""
-        return benchmark
-
     def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:
         """List the formats to try for each stored reply.
 
@@ -225,10 +219,6 @@ class LabelledRun(EvalRun):
     def rubrics(self) -> tuple[str, ...]:
         """Rubrics that the user named."""
         return (self.rubric,)
-
-    def make_benchmark(self, benchmark: Benchmark) -> Benchmark:
-        """Return the benchmark with the rubric."""
-        return Labelled(self.rubric) if isinstance(benchmark, Labelled) else benchmark
 
     def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
         """Build the settings that determine the results, see `EvalRun.build_identity`."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.experiments.benchmarks.benchmark import Benchmark, BenchmarkSpec
 from flex_judge.experiments.benchmarks.data import BenchmarkData, open_data
 from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, ItemRun, make_placeholder_judgment
+from flex_judge.experiments.benchmarks.labelled import Labelled
 from flex_judge.experiments.benchmarks.replies import replay_replies
 from flex_judge.experiments.benchmarks.stored import match_replies
-from flex_judge.experiments.commands.eval.config import EvalRun
+from flex_judge.experiments.commands.eval.config import EvalRun, LabelledRun
 from flex_judge.experiments.commands.eval.page import write_benchmark_page
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
@@ -54,7 +55,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         UsageError: Bad input; nothing was started.
         EngineLostError: The judge died. Finished judgments are saved, and the same command resumes the run.
     """
-    benchmark = config.make_benchmark(benchmark)
+    if isinstance(config, LabelledRun):
+        benchmark = Labelled(config.rubric)
     spec = benchmark.spec
     config.check_service(spec.protocol, own=("seed",))
     data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns, config.columns)

@@ -14,7 +14,7 @@ from flex_judge.experiments.benchmarks.benchmark import Benchmark
 from flex_judge.experiments.benchmarks.data import BenchmarkData
 from flex_judge.experiments.benchmarks.diagnosis import compute_calibration, find_worst_items, measure_biases
 from flex_judge.experiments.benchmarks.items import NOT_JUDGED, OFF_SCALE, Item, ItemOutcome, extract_prediction
-from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, PairScoring
+from flex_judge.experiments.benchmarks.scoring import PARTIAL, PUBLISHED_SUFFIX, PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.notes import collect_notes, collect_settings, is_failed
 from flex_judge.judges.errors import MediaError
@@ -22,9 +22,6 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.files import convert_decoder_errors, open_image, to_upright_rgb
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
-
-PARTIAL = "overall_of_tasks_with_verdicts"
-"""Name of the mean over the tasks with verdicts, if there are others; the overall mean is then undefined."""
 
 
 def build_summary(

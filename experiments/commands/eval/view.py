@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
-from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX
-from flex_judge.experiments.commands.eval.summary import PARTIAL
+from flex_judge.experiments.benchmarks.scoring import PARTIAL, PUBLISHED_SUFFIX
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.io.json_values import dump_json
