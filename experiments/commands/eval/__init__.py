@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(subparser, LabelledRun)
     for name, benchmark in BENCHMARKS.items():
         subparser = subparsers.add_parser(name, help=benchmark.spec.about, description=benchmark.spec.about)
-        subparser.epilog = f"Data: {benchmark.spec.expected}. Tasks: {', '.join(benchmark.spec.tasks)}."
+        spec = benchmark.spec
+        origin = f"by default {', '.join(spec.hub)}" if spec.hub else "download it and name it with --data"
+        files = " or ".join(pattern.replace("|", " with ") for pattern in spec.patterns)
+        subparser.epilog = (
+            f"Data: {spec.expected}; {origin}. Files in a folder: {files}. Tasks: {', '.join(spec.tasks)}."
+        )
         subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
         add_flags(subparser, EvalRun, benchmark.spec.protocol)
 

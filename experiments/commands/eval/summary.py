@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def build_summary(
             tasks[name] = _build_task_summary(benchmark, config, task_outcomes, out)
     reasons = dict.fromkeys(j.provenance[NOT_JUDGED] for j in judgments if NOT_JUDGED in j.provenance)
     return {
-        **_collect_headlines(benchmark, tasks),
+        **collect_headlines(benchmark, tasks),
         "benchmark": benchmark.spec.name,
         "judge": next((j.model for j in judgments if j.model), config.judge.engine.model),
         "replay": config.replay,
@@ -119,7 +119,8 @@ def _build_task_summary(
     }
 
 
-def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str, float | None]:
+def collect_headlines(benchmark: Benchmark, tasks: Mapping[str, Any]) -> dict[str, float | None]:
+    """Collect the headline metric of each task, and the mean over all tasks if that is a published metric."""
     has_several_tasks = len(benchmark.spec.tasks) > 1
     headlines: dict[str, float | None] = {}
     for name, task in tasks.items():
