@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,16 @@ def compute_content_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def list_hub_errors() -> tuple[type[Exception], ...]:
+    """List the types of errors of a hub that cannot be reached, or that refuses or does not know a repository."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    # The hub's client lets the errors of its HTTP library through, which is httpx under one of two names.
+    libraries = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    transport = [library.HTTPError for library in libraries]
+    return (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, *transport)
+
+
 def load_split(name: str, path: str, config: str | None = None, split: str = "train", **arguments: Any) -> Any:
     """Load a split with `datasets.load_dataset`, which stores it on disk in its cache.
 
@@ -44,11 +56,13 @@ def load_split(name: str, path: str, config: str | None = None, split: str = "tr
     from datasets.exceptions import DatasetsError
 
     disable_progress_bars()
+    # Its warnings about repeated attempts would bury the one line that matters.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if Path(path).is_dir():
         arguments["cache_dir"] = _get_cache_folder(Path(path))
     try:
         return load_dataset(path, config, split=split, **arguments)
-    except (DatasetsError, OSError, ValueError) as e:
+    except (DatasetsError, ValueError, *list_hub_errors()) as e:
         raise UsageError(f"{name}: cannot be loaded: {to_one_line(e)[:300]}") from e
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.folders import compute_content_digest, disable_decoding, load_split
+from flex_judge.alignment.data.folders import compute_content_digest, disable_decoding, list_hub_errors, load_split
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.extras import import_optional
 from flex_judge.judges.io.json_rows import LocatedRow, NeedsColumn, UnreadableRowError, need_all
@@ -181,11 +181,10 @@ def _disable_decoding_once(source: _DatasetSource) -> Any:
 def _fetch_revision(path: str) -> str | None:
     """Fetch the current commit of a data set on the hub; None if the hub is unreachable and the cache has to do."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         sha: str | None = HfApi().dataset_info(path).sha
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+    except list_hub_errors():
         return None
     return sha
 
@@ -193,4 +192,9 @@ def _fetch_revision(path: str) -> str | None:
 @lru_cache(maxsize=2)
 def _load_split_once(name: str, path: str, config: str | None, split: str, revision: str | None) -> Any:
     """Load a split once per process."""
-    return load_split(name, path, config, split, revision=revision)
+    from datasets import DownloadConfig
+
+    # Without an answer from the hub only its cache can help, and further attempts would take a minute.
+    only_cached = revision is None and not Path(path).is_dir()
+    options = {"download_config": DownloadConfig(local_files_only=True)} if only_cached else {}
+    return load_split(name, path, config, split, revision=revision, **options)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.rubrics import ASK_OPERATOR
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.client.encoding import encode_rubric
 from flex_judge.reward.groups.methods import JudgeFunction
 
 
@@ -31,6 +34,21 @@ class RemoteJudge:
             UsageError: The URL is invalid or the key cannot be read.
         """
         return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.max_requests)
+
+    def check(self, rubrics: Iterable[str] = ()) -> None:
+        """Check that the service answers, and that it takes rubric files if there are any.
+
+        Args:
+            rubrics: names and files of the rubrics of a run.
+
+        Raises:
+            UsageError: the service takes no rubrics from requests.
+            ServiceUnavailableError: no service answers at the URL.
+        """
+        health = self.client.health_sync()
+        for rubric in rubrics:
+            if encode_rubric(rubric) != rubric and not health.get("inline_rubrics"):
+                raise UsageError(f"{self.url}: the service cannot open the rubric file {rubric}; {ASK_OPERATOR}")
 
     def make_ask(self) -> JudgeFunction:
         """Return a function that sends one comparison to the service."""

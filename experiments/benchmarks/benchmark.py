@@ -6,8 +6,10 @@ an instance to BENCHMARKS in `flex_judge.experiments.benchmarks`.
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -93,9 +95,9 @@ class Benchmark(ABC):
         """
         return list(items)
 
-    def select_evenly(self, items: Sequence[Item], limit: int) -> list[Item]:
-        """Select the items of a task for `--limit`: at most `limit`, evenly spaced, because data are often sorted."""
-        return select_evenly(items, limit)
+    def select_sample(self, items: Sequence[Item], limit: int, seed: int) -> list[Item]:
+        """Select at most `limit` items of a task for `--limit`, see `select_sample`."""
+        return select_sample(items, [tuple(sorted(item.groups.items())) for item in items], limit, seed)
 
 
 class RowBenchmark(Benchmark):
@@ -120,11 +122,29 @@ class RowBenchmark(Benchmark):
         """
 
 
-def select_evenly(values: Sequence[_Value], limit: int) -> list[_Value]:
-    """Select at most `limit` values, evenly spaced."""
-    if len(values) <= limit:
-        return list(values)
-    return [values[k * len(values) // limit] for k in range(limit)]
+def select_sample(values: Sequence[_Value], groups: Sequence[Hashable], limit: int, seed: int) -> list[_Value]:
+    """Select a stratified random sample: each group has its share of it, and a smaller sample is part of a larger one.
+
+    Args:
+        values: The values.
+        groups: Group of each value.
+        limit: Maximum size of the sample.
+        seed: Seed of the sample.
+
+    Returns:
+        The sample, in the order of the values.
+    """
+    rng, shuffled = random.Random(seed), list(range(len(values)))
+    rng.shuffle(shuffled)
+    sizes, places = Counter(groups), dict[int, float]()
+    starts = {group: rng.random() for group in sizes}
+    ranks: Counter[Hashable] = Counter()
+    for index in shuffled:
+        # Members of each group are spread evenly from 0 to 1, so every part from 0 on holds the same share of all.
+        places[index] = (ranks[groups[index]] + starts[groups[index]]) / sizes[groups[index]]
+        ranks[groups[index]] += 1
+    chosen = sorted(shuffled, key=places.__getitem__)[:limit]
+    return [values[index] for index in sorted(chosen)]
 
 
 def make_item(

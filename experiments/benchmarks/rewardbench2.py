@@ -9,7 +9,7 @@ from flex_judge.experiments.benchmarks.benchmark import (
     BenchmarkSpec,
     PublishedResult,
     make_item,
-    select_evenly,
+    select_sample,
 )
 from flex_judge.experiments.benchmarks.best_of import (
     PROMPT,
@@ -71,10 +71,10 @@ class RewardBench2(Benchmark):
             items += self._parse_record(record, prompt_id)
         return sorted(items, key=lambda item: list(self.spec.tasks).index(item.task))
 
-    def select_evenly(self, items: Sequence[Item], limit: int) -> list[Item]:
+    def select_sample(self, items: Sequence[Item], limit: int, seed: int) -> list[Item]:
         """Select prompts with all of their answers, because a prompt without one of them cannot be scored."""
-        units = dict.fromkeys((item.groups[SUBSET], item.groups[UNIT]) for item in items)
-        selected = set(select_evenly(list(units), limit))
+        units = list(dict.fromkeys((item.groups[SUBSET], item.groups[UNIT]) for item in items))
+        selected = set(select_sample(units, [subset for subset, _ in units], limit, seed))
         return [item for item in items if (item.groups[SUBSET], item.groups[UNIT]) in selected]
 
     def _parse_record(self, record: Record, prompt_id: str) -> list[Item]:

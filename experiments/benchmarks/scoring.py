@@ -26,6 +26,10 @@ PUBLISHED_SUFFIX = "_published"
 """Suffix of the name of a metric by the makers' rules."""
 
 
+PARTIAL = "overall_of_tasks_with_verdicts"
+"""Name of the mean over the tasks with verdicts, if there are others; the overall mean is then undefined."""
+
+
 class Scoring(Protocol):
     """Interface of the scorings: how the verdicts of a task become metrics."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import Source
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policies.config import ENDPOINT_ENGINE, PolicyConfig, load_policy
 from flex_judge.judges.concurrency import run_in_background
 from flex_judge.judges.engines import ENGINES, check_engine, resolve_engine
@@ -17,7 +18,7 @@ from flex_judge.judges.engines.hardware import GIB, has_accelerators
 from flex_judge.judges.errors import AccessError, EngineLostError, ServiceUnavailableError, UsageError
 from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.reward.client.client import HEALTH_TIMEOUT_S, KEY_VARIABLE, JudgeClient
+from flex_judge.reward.client.client import HEALTH_TIMEOUT_S, KEY_VARIABLE
 from flex_judge.reward.client.retry import describe_no_response
 from flex_judge.reward.serving.cluster import check_memory
 
@@ -44,12 +45,19 @@ def check_judge(judge: JudgeConfig) -> None:
         )
 
 
-def check_models(policies: Sequence[PolicyConfig], judges: Sequence[JudgeConfig | JudgeClient], is_local: bool) -> None:
+def check_models(
+    policies: Sequence[PolicyConfig],
+    judges: Sequence[JudgeConfig | RemoteJudge],
+    rubrics: Sequence[str],
+    *,
+    is_local: bool,
+) -> None:
     """Check the models of a run over prompts.
 
     Args:
         policies: configuration of the policy, once per replica.
-        judges: configuration of the judge, once per replica, or the client of a running service.
+        judges: configuration of the judge, once per replica, or a running service.
+        rubrics: names and files of the rubrics, which a service must take.
         is_local: whether the replicas run on this machine.
 
     Raises:
@@ -61,7 +69,7 @@ def check_models(policies: Sequence[PolicyConfig], judges: Sequence[JudgeConfig 
         check_judge(judges[0])
         engines += [judge.engine for judge in judges if isinstance(judge, JudgeConfig)]
     else:
-        check_service_access(judges[0])
+        check_service_access(judges[0], rubrics)
     if engines and is_local:
         check_engine_memory(engines, "this run", "use fewer --replicas and --policy-replicas", uses_ray=True)
 
@@ -105,16 +113,18 @@ def check_policy_access(config: PolicyConfig) -> None:
             raise AccessError(f"--policy-url: {e}") from e
 
 
-def check_service_access(client: JudgeClient) -> None:
-    """Check that a judge service is healthy and accepts the key of a client.
+def check_service_access(service: RemoteJudge, rubrics: Sequence[str]) -> None:
+    """Check that a judge service is healthy, takes the rubrics of a run, and accepts its key.
 
     Raises:
         ServiceUnavailableError: the service does not answer, or is starting or draining.
+        UsageError: the service takes no rubrics from requests.
         AccessError: the service rejects the key.
     """
     import httpx
 
-    client.health_sync()
+    service.check(rubrics)
+    client = service.client
     key = client.api_key or os.environ.get(KEY_VARIABLE, "").strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     # The health report needs no key. An empty request does, and judges nothing.

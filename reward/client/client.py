@@ -24,6 +24,7 @@ from flex_judge.reward.client.encoding import (
     build_reward,
     describe_problem,
     encode_comparison,
+    encode_rubric,
     encode_sample,
     is_judged,
     split_into_batches,
@@ -159,7 +160,7 @@ class JudgeClient(DescriptionMethods):
             "samples",
             "rewards",
             lambda i: encode_sample(samples[i]),
-            asdict(spec),
+            {**asdict(spec), "rubric": encode_rubric(spec.rubric)},
             # Without its response, but a present member of its group, for which nobody waits.
             lambda i, problem: encode_sample(replace(samples[i], response="", baseline=None, problem=problem)),
         )

@@ -9,18 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.conversations.openai import message_to_openai, response_to_openai
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media, Modality
+from flex_judge.judges.rubrics import make_inline_name
 from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.reward.types import Reward, Sample
 
 Json = dict[str, Any]
 _LOCATION = re.compile(r"^(comparisons|samples)\[\d+\](\.|: )")
 """Place of a row in its request, at the start of the service's detail."""
+
+
+def encode_rubric(name: str) -> str:
+    """Return the name of a rubric for a service: the content of a rubric file, because the service cannot open it."""
+    return _read_rubric_file(name) if name.endswith(".toml") and Path(name).is_file() else name
+
+
+@lru_cache(maxsize=64)
+def _read_rubric_file(path: str) -> str:
+    """Read a rubric file once, so that a later change cannot change the criteria in the middle of a run."""
+    return make_inline_name(path)
 
 
 def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
@@ -37,7 +50,7 @@ def encode_comparison(comparison: Comparison) -> tuple[Json, dict[str, Media]]:
         "id": comparison.id,
         "prompt": _encode_prompt(comparison.prompt, media),
         "responses": [_encode_response(response, media) for response in comparison.responses],
-        "rubric": comparison.rubric,
+        "rubric": encode_rubric(comparison.rubric),
     }
     if comparison.sample_index:
         row["sample_index"] = comparison.sample_index

@@ -63,6 +63,9 @@ class GatewayConfig:
     rubrics: Annotated[tuple[str, ...], Metavar("FILE")] = ()
     """Rubric file that requests may name by its stem, next to the presets. The file must exist where the replicas
     are."""
+    allow_inline_rubrics: bool = False
+    """Whether requests may bring rubrics of their own, at most 256 different ones of 16 KiB each. Clients then use
+    rubric files that the service does not have."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
     disconnect_grace_s: NonNegativeFloat = 30.0

@@ -17,7 +17,7 @@ from flex_judge.judges.conversations.messages import read_view
 from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.errors import UsageError, suggest_name
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.judges.rubrics import list_rubrics, load_rubric
+from flex_judge.judges.rubrics import ASK_OPERATOR, INLINE, list_rubrics, load_rubric, shorten_inline_name
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.types import MAX_SAMPLE_INDEX, Comparison
 from flex_judge.reward.server.errors import FieldError
@@ -26,6 +26,8 @@ from flex_judge.reward.types import Sample
 ResolveMedia = Callable[[Any, Modality, str], Media]
 """Function that resolves a media reference: (reference, modality, field) -> medium."""
 MAX_FPS = 1_000_000
+MAX_INLINE_RUBRICS = 256
+"""Maximum number of different rubrics that requests may bring."""
 REFERENCE_FORMS = 'a base64 data URI, {"digest": ...} of an upload, or {"url": ...}; paths are never opened'
 
 
@@ -199,16 +201,18 @@ def _name_json_type(value: Any) -> str:
 class RubricRegistry:
     """Registry of the rubrics that requests may name; a name is never used as a path."""
 
-    def __init__(self, files: Sequence[str] = ()) -> None:
+    def __init__(self, files: Sequence[str] = (), allow_inline: bool = False) -> None:
         """Load the rubric files of the operator.
 
         Args:
             files: paths of TOML files; requests name a rubric by its file name without the suffix.
+            allow_inline: whether requests may bring rubrics of their own, see `make_inline_name`.
 
         Raises:
             UsageError: a file is missing or invalid, or two rubrics have the same name.
         """
         self._presets = list_rubrics()
+        self._allow_inline = allow_inline
         self._rubrics: dict[str, Rubric] = {}
         for file in files:
             if not file.endswith(".toml"):
@@ -233,6 +237,8 @@ class RubricRegistry:
         Raises:
             FieldError: the rubric does not exist, or does not support that number of responses.
         """
+        if name not in self._rubrics and name.startswith(INLINE):
+            self._rubrics[name] = self._load_inline_rubric(name, field)
         if name not in self._rubrics:
             if name not in self._presets:
                 hint = suggest_name(name[:60], self.list_names())
@@ -243,5 +249,21 @@ class RubricRegistry:
             try:
                 rubric.check_response_count(responses)
             except UsageError as e:
-                raise FieldError.at_field(field, str(e).replace(repr(rubric.name), repr(name))) from e
+                shown = repr(shorten_inline_name(name))
+                raise FieldError.at_field(field, str(e).replace(repr(rubric.name), shown)) from e
         return rubric
+
+    def _load_inline_rubric(self, name: str, field: str) -> Rubric:
+        """Load a rubric that a request brings; judges keep rubrics, so their number is limited."""
+        if not self._allow_inline:
+            raise FieldError.at_field(field, f"the service takes no rubrics from requests; {ASK_OPERATOR}")
+        if sum(known.startswith(INLINE) for known in self._rubrics) >= MAX_INLINE_RUBRICS:
+            raise FieldError.at_field(
+                field,
+                f"requests have brought {MAX_INLINE_RUBRICS} different rubrics, the most until the service restarts; "
+                "have its operator register this one with --allow-rubric",
+            )
+        try:
+            return load_rubric(name)
+        except UsageError as e:
+            raise FieldError.at_field(field, str(e)) from e

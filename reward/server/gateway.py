@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import flex_judge
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.judgments import Judgment, Status
+from flex_judge.judges.rubrics import shorten_inline_name
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import JudgeFunction
@@ -66,7 +67,7 @@ class Gateway:
         self.config = config = config or GatewayConfig()
         self.metrics = metrics or ServiceMetrics()
         self.draining = False
-        self.rubrics = RubricRegistry(config.rubrics)
+        self.rubrics = RubricRegistry(config.rubrics, config.allow_inline_rubrics)
         self.store = MediaStore(config.media_store_mib * MIB)
         self.bodies = BodyBudget(config.max_bodies_mib * MIB)
         urls = UrlFetcher(config.media_hosts, config.max_body_mib * MIB)
@@ -114,7 +115,7 @@ class Gateway:
             result = row if isinstance(row, RowFailure) else results[i]
             if isinstance(result, Judgment):
                 # The client's name replaces the judge's, which for a rubric file contains the operator's path.
-                rubric = item.rubric if isinstance(item, Comparison) else ""
+                rubric = shorten_inline_name(item.rubric) if isinstance(item, Comparison) else ""
                 judgment = replace(result, provenance={**result.provenance, "rubric": rubric})
             elif result is None:
                 judgment = Judgment.from_failure(item.id, Status.TIMEOUT, _describe_timeout(limit_s))
@@ -215,7 +216,8 @@ class Gateway:
         phase = "starting_replicas" if details.get("replicas", 0) < details.get("replicas_wanted", 0) else "ready"
         phase = phase if status == "ok" else status
         report = {"status": status, "phase": phase, "version": flex_judge.__version__, "pending": self.pending}
-        return status == "ok", {**report, **details}
+        inline = {"inline_rubrics": True} if self.config.allow_inline_rubrics else {}
+        return status == "ok", {**report, **inline, **details}
 
     async def drain(self) -> None:
         """Refuse new requests, and wait until all accepted ones are answered."""

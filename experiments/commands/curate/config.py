@@ -269,7 +269,11 @@ class CurateRun(ServiceFlags):
         if self.column:
             identity["columns"] = list(self.column)
         if self.judge_url is not None:
-            return identity | {"teacher": self.judge_url, "rubric": repr(load_rubric(self.rubric_name))}
+            return identity | {
+                "teacher": self.judge_url,
+                "judging": f"as the service at {self.judge_url} is set up",
+                "rubric": repr(load_rubric(self.rubric_name)),
+            }
         engine = self.judge.engine
         return identity | {
             "teacher": identify_model(engine.model),

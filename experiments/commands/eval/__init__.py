@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flex_judge.experiments.benchmarks.benchmark import Benchmark
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand per benchmark; its published protocol gives the defaults of the flags."""
-    from flex_judge.experiments.benchmarks import BENCHMARKS
-    from flex_judge.experiments.commands.eval.config import EvalRun
+    from flex_judge.alignment.data.sources import SOURCE_FORMS
+    from flex_judge.experiments.benchmarks import BENCHMARKS, OWN_DATA
+    from flex_judge.experiments.commands.eval.config import EvalRun, LabelledRun
     from flex_judge.experiments.common.flags import add_flags
 
     subparsers = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
+    own = OWN_DATA.spec
+    subparser = subparsers.add_parser(own.name, help=own.about, description=f"{own.about}. Rows: {own.expected}.")
+    subparser.add_argument("file", metavar="FILE", nargs="*", help=f"Labelled rows: {SOURCE_FORMS}")
+    subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
+    add_flags(subparser, LabelledRun)
     for name, benchmark in BENCHMARKS.items():
         subparser = subparsers.add_parser(name, help=benchmark.spec.about, description=benchmark.spec.about)
-        subparser.epilog = f"Data: {benchmark.spec.expected}. Tasks: {', '.join(benchmark.spec.tasks)}."
+        spec = benchmark.spec
+        origin = f"by default {', '.join(spec.hub)}" if spec.hub else "download it and name it with --data"
+        files = " or ".join(pattern.replace("|", " with ") for pattern in spec.patterns)
+        subparser.epilog = (
+            f"Data: {spec.expected}; {origin}. Files in a folder: {files}. Tasks: {', '.join(spec.tasks)}."
+        )
         subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
         add_flags(subparser, EvalRun, benchmark.spec.protocol)
 
@@ -25,14 +40,20 @@ def main(options: argparse.Namespace) -> int:
     Returns:
         The exit status: 1 if more items than `--max-failures` were not judged.
     """
-    from flex_judge.experiments.benchmarks import BENCHMARKS
-    from flex_judge.experiments.commands.eval.config import EvalRun
+    from flex_judge.experiments.benchmarks import BENCHMARKS, OWN_DATA
+    from flex_judge.experiments.commands.eval.config import EvalRun, LabelledRun
     from flex_judge.experiments.commands.eval.run import main as evaluate
     from flex_judge.experiments.commands.eval.view import compute_exit_status, print_json, print_summary
     from flex_judge.experiments.common.flags import load_config
 
-    benchmark = BENCHMARKS[options.benchmark]
-    config = load_config(EvalRun, options, benchmark.spec.protocol)
+    if options.benchmark == OWN_DATA.spec.name:
+        benchmark: Benchmark = OWN_DATA
+        if options.file:
+            options.data = [*options.file, *getattr(options, "data", [])]
+        config: EvalRun = load_config(LabelledRun, options)
+    else:
+        benchmark = BENCHMARKS[options.benchmark]
+        config = load_config(EvalRun, options, benchmark.spec.protocol)
     summary = evaluate(benchmark, config)
     if options.json:
         print_json(summary)

@@ -8,12 +8,13 @@ from typing import Any
 
 from flex_judge.experiments.benchmarks.reply_formats import OWN_FORMAT, REPLY_FORMATS, list_formats
 from flex_judge.experiments.common.flags import format_flag, setting
-from flex_judge.experiments.common.judge_config import JudgeFlags, start_timeout_setting
+from flex_judge.experiments.common.judge_config import JUDGING, JudgeFlags, start_timeout_setting
 from flex_judge.experiments.common.start_checks import check_engine_memory, check_judge, check_service_access
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.protocol.settings import JudgeConfig
+from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import NonNegativeInt, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import check_address, preview_local_cluster
@@ -49,7 +50,10 @@ class EvalRun(JudgeFlags):
         group=_DATA,
     )
     limit: PositiveInt | None = setting(
-        None, "Number of items per task, evenly spread over the data (default: all)", metavar="N", group=_DATA
+        None,
+        "Number of items per task, a random sample drawn with --seed, with all groups in their shares (default: all)",
+        metavar="N",
+        group=_DATA,
     )
     runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=_DATA)
     replay: str | None = setting(
@@ -113,6 +117,11 @@ class EvalRun(JudgeFlags):
         engine = replace(self.engine_config, ledger=f"{out}/{LEDGER}")
         return JudgeConfig(engine, self.judge_config.settings)
 
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """Rubrics that the user named; those of published benchmarks are presets."""
+        return ()
+
     def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:
         """List the formats to try for each stored reply.
 
@@ -155,7 +164,7 @@ class EvalRun(JudgeFlags):
         if self.address:
             check_address(self.address)
         if (service := self.find_service(self.concurrency)) is not None:
-            check_service_access(service.client)
+            check_service_access(service, self.rubrics)
             return
         check_judge(self.judge_config)
         if self.address:
@@ -200,3 +209,25 @@ class EvalRun(JudgeFlags):
             "judging": repr(self.judge_config.settings),
             "max_model_len": engine.max_model_len,
         }
+
+
+@settings_class(kw_only=True)
+class LabelledRun(EvalRun):
+    """Settings of a run over one's own labelled rows."""
+
+    rubric: str = setting(
+        "general", "Rubric of rows that name none: preset or TOML file", metavar="NAME", group=JUDGING
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        load_rubric(self.rubric)
+
+    @property
+    def rubrics(self) -> tuple[str, ...]:
+        """Rubrics that the user named."""
+        return (self.rubric,)
+
+    def build_identity(self, benchmark: str, digest: str, replies: str | None) -> dict[str, Any]:
+        """Build the settings that determine the results, see `EvalRun.build_identity`."""
+        return super().build_identity(benchmark, digest, replies) | {"rubric": repr(load_rubric(self.rubric))}

@@ -41,7 +41,8 @@ def collect_notes(benchmark: Benchmark, config: EvalRun, outcomes: Sequence[Item
     """Collect what a reader must know before comparing with published results."""
     notes = []
     if config.limit is not None:
-        notes.append(f"only {len(outcomes)} items, by --limit {config.limit}")
+        sample = f"a random sample of all groups, drawn with --seed {config.judge.settings.seed}"
+        notes.append(f"only {len(outcomes)} items, by --limit {config.limit}: {sample}")
     else:
         for task, published_count in benchmark.spec.counts.items():
             count = sum(outcome.item.task == task for outcome in outcomes)

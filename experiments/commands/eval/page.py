@@ -53,10 +53,10 @@ def write_benchmark_page(run: Path) -> Path:
     Raises:
         UsageError: The summary is missing or invalid.
     """
-    from flex_judge.experiments.benchmarks import BENCHMARKS
+    from flex_judge.experiments.benchmarks import find_benchmark
 
     summary = read_object(run / "summary.json", _REQUIRED_KEYS)
-    benchmark = BENCHMARKS.get(summary["benchmark"])
+    benchmark = find_benchmark(summary["benchmark"])
     if benchmark is None:
         raise UsageError(
             f"{run / 'summary.json'}: benchmark: unknown name {summary['benchmark']!r}; "

@@ -17,9 +17,10 @@ from typing import Any
 from flex_judge.experiments.benchmarks.benchmark import Benchmark, BenchmarkSpec
 from flex_judge.experiments.benchmarks.data import BenchmarkData, open_data
 from flex_judge.experiments.benchmarks.items import Item, ItemOutcome, ItemRun, make_placeholder_judgment
+from flex_judge.experiments.benchmarks.labelled import Labelled
 from flex_judge.experiments.benchmarks.replies import replay_replies
 from flex_judge.experiments.benchmarks.stored import match_replies
-from flex_judge.experiments.commands.eval.config import EvalRun
+from flex_judge.experiments.commands.eval.config import EvalRun, LabelledRun
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
 from flex_judge.experiments.common.console import redirect_libraries
@@ -52,6 +53,8 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
         UsageError: Bad input; nothing was started.
         EngineLostError: The judge died. Finished judgments are saved, and the same command resumes the run.
     """
+    if isinstance(config, LabelledRun):
+        benchmark = Labelled(config.rubric)
     spec = benchmark.spec
     config.check_service(spec.protocol, own=("seed",))
     data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns, config.columns)
@@ -95,7 +98,11 @@ def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, ite
         task_items = [item for item in items if item.task == name]
         if not task_items and config.task:
             raise UsageError(f"{data.name}: has no item of the task {name!r}; expected {benchmark.spec.expected}")
-        selected += task_items if config.limit is None else benchmark.select_evenly(task_items, config.limit)
+        selected += (
+            task_items
+            if config.limit is None
+            else benchmark.select_sample(task_items, config.limit, config.judge.settings.seed)
+        )
     if not selected:
         raise UsageError(f"{data.name}: has no item; expected {benchmark.spec.expected}")
     # Ids of repeated runs have a suffix, which must not make them equal to the id of another item.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from flex_judge.experiments.benchmarks.benchmark import Benchmark
 from flex_judge.experiments.benchmarks.data import BenchmarkData
 from flex_judge.experiments.benchmarks.diagnosis import compute_calibration, find_worst_items, measure_biases
 from flex_judge.experiments.benchmarks.items import NOT_JUDGED, OFF_SCALE, Item, ItemOutcome, extract_prediction
-from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX, PairScoring
+from flex_judge.experiments.benchmarks.scoring import PARTIAL, PUBLISHED_SUFFIX, PairScoring
 from flex_judge.experiments.commands.eval.config import EvalRun
 from flex_judge.experiments.commands.eval.notes import collect_notes, collect_settings, is_failed
 from flex_judge.experiments.common.reporting.media import encode_thumbnail
@@ -21,9 +21,6 @@ from flex_judge.judges.errors import MediaError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.judges.types import Response, Trajectory, split_content
-
-PARTIAL = "overall_of_tasks_with_verdicts"
-"""Name of the mean over the tasks with verdicts, if there are others; the overall mean is then undefined."""
 
 
 def build_summary(
@@ -51,7 +48,7 @@ def build_summary(
             tasks[name] = _build_task_summary(benchmark, config, task_outcomes, out)
     reasons = dict.fromkeys(j.provenance[NOT_JUDGED] for j in judgments if NOT_JUDGED in j.provenance)
     return {
-        **_collect_headlines(benchmark, tasks),
+        **collect_headlines(benchmark, tasks),
         "benchmark": benchmark.spec.name,
         "judge": next((j.model for j in judgments if j.model), config.judge.engine.model),
         "replay": config.replay,
@@ -121,7 +118,8 @@ def _build_task_summary(
     }
 
 
-def _collect_headlines(benchmark: Benchmark, tasks: dict[str, Any]) -> dict[str, float | None]:
+def collect_headlines(benchmark: Benchmark, tasks: Mapping[str, Any]) -> dict[str, float | None]:
+    """Collect the headline metric of each task, and the mean over all tasks if that is a published metric."""
     has_several_tasks = len(benchmark.spec.tasks) > 1
     headlines: dict[str, float | None] = {}
     for name, task in tasks.items():

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
-from flex_judge.experiments.benchmarks.scoring import PUBLISHED_SUFFIX
-from flex_judge.experiments.commands.eval.summary import PARTIAL
+from flex_judge.experiments.benchmarks.scoring import PARTIAL, PUBLISHED_SUFFIX
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.io.json_values import dump_json
@@ -27,6 +26,10 @@ METRIC_TITLES = {
     "recall": "recall (macro)",
     "f1": "F1 (macro)",
     "consistency": "same in every order",
+    "kappa": "Cohen's kappa",
+    "calibration_error": "calibration error of votes",
+    "spearman": "Spearman",
+    "kendall": "Kendall's tau",
     "pearson": "Pearson, mean of sources",
     "pearson_all": "Pearson, all items",
     "distance": "Levenshtein, mean of sources",
@@ -188,6 +191,8 @@ def find_metric(summary: Mapping[str, Any], name: str, by_makers: bool = False) 
         estimate = task["tables"].get(grouping, {}).get(group)
     if estimate is None:
         return None
+    if not estimate["count"]:
+        return None  # no verdict at all
     # Published results count missing verdicts as wrong, which is the strict value.
     strict = estimate["value"] if estimate["strict"] is None else estimate["strict"]
     return strict if isinstance(strict, int | float) else None

@@ -115,7 +115,7 @@ def check_judge(config: JudgeRun) -> None:
         ServiceUnavailableError: No judge service answers at its URL.
     """
     if (service := config.find_service(config.concurrency)) is not None:
-        start_checks.check_service_access(service.client)
+        start_checks.check_service_access(service, [config.rubric])
         return
     if config.replay:
         return

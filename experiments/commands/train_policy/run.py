@@ -40,7 +40,7 @@ from flex_judge.alignment.training.card import write_card
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.commands.train_policy.view import print_policy_training
-from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS, check_service_rubric
+from flex_judge.experiments.common.data_runs.config import TASK_PROMPTS
 from flex_judge.experiments.common.flags import load_config
 from flex_judge.experiments.common.progress import uses_json_progress
 from flex_judge.experiments.common.ranks import Ranks, run_judge_server, run_subcommand
@@ -132,12 +132,8 @@ class PolicyTraining(TrainingRun):
 
     def _check_judge(self) -> None:
         recipe = self.recipe
-        # A service knows only its presets and the rubrics that it was started with.
-        uses_service = self.flags.kind.name == "grpo" or recipe.judge_url is not None
-        if uses_service:
-            check_service_rubric(recipe.rubric)
         if recipe.judge_url is not None:
-            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key).client)
+            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key), [recipe.rubric])
             return
         # The file configures the judge of the evaluation and, for grpo, the service; their other settings differ.
         judge = {name: value for name in ("judge", "judge_adapter") if (value := getattr(recipe, name)) is not None}
@@ -226,7 +222,9 @@ class PolicyTraining(TrainingRun):
             if url is None:
                 self._print_status("starting the judge")
                 url = self.ranks.run_on_first(
-                    lambda: stack.enter_context(run_judge_server(*self._build_judge_flags("--model", "--adapter")))
+                    lambda: stack.enter_context(
+                        run_judge_server(*self._build_judge_flags("--model", "--adapter"), "--allow-inline-rubrics")
+                    )
                 )
             # One rank has all completions of a prompt in one call; with several ranks the service waits for the rest.
             group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None

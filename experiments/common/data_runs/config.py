@@ -50,12 +50,6 @@ def out_setting(default: str) -> Any:
     return setting(default, "Output folder; an existing run in it is resumed", metavar="DIR", group="results")
 
 
-def check_service_rubric(rubric: str) -> None:
-    """Raise UsageError unless the rubric is a preset; a judge service has no access to rubric files of its clients."""
-    if rubric not in list_rubrics():
-        raise UsageError(f"--rubric: got {rubric!r}; with --judge-url, use one of {', '.join(list_rubrics())}")
-
-
 @settings_class(kw_only=True)
 class DataFlags(JudgeFlags):
     """Settings of a run over prompts, as flags and YAML keys."""
@@ -164,8 +158,6 @@ class DataFlags(JudgeFlags):
     def _check_service(self) -> None:
         """Check that no flag configures a judge that runs in a service already."""
         self.check_service(names=JUDGE_NAMES, own=SHARED_SETTINGS)
-        if self.judge_url is not None and self.rubric is not None:
-            check_service_rubric(self.rubric)
 
     def open_prompts(self, file: str | None) -> Source:
         """Open the prompts of a file or data set, or of the embedded task if `file` is None.
@@ -241,9 +233,9 @@ class DataFlags(JudgeFlags):
         """
         if self.address:
             check_address(self.address)
-        judge = self.judge_config if self.external_judge is None else self.external_judge.client
+        judge = self.judge_config if self.external_judge is None else self.external_judge
         policies, judges = [self.policy_config] * self.policy_replicas, [judge] * self.replicas
-        check_models(policies, judges, is_local=not self.address)
+        check_models(policies, judges, [self.rubric] if self.rubric else [], is_local=not self.address)
 
     @property
     def needs_ray(self) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -240,3 +243,13 @@ def test_saved_dataset_is_read_with_its_splits(tmp_path: Path) -> None:
     assert len(open_source(f"{tmp_path / 'two'}@test")) == 1
     assert len(open_source(f"hub:{tmp_path / 'two'}@test")) == 1
     assert open_source(f"{tmp_path / 'two'}@test").digest != one.digest
+
+
+@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:1"}, {"HF_HUB_OFFLINE": "1"}])
+def test_hub_that_cannot_be_reached_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flex_judge.experiments.cli", "judge", "hub:nobody/nothing"]
+    variables = {**os.environ, "HF_HOME": str(tmp_path), **environment}
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith("flex-judge: error: hub:nobody/nothing: cannot be loaded: ")
+    assert run.stderr.count("\n") == 1

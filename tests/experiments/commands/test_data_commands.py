@@ -122,10 +122,11 @@ def test_judges_with_a_running_service() -> None:
         assert config.external_judge is not None
         comparison = Comparison.of("What is 2 + 3?", "The result is 5.", id="c1")
         judgment = asyncio.run(config.external_judge.make_ask()(comparison))
-    assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
-    rubric_file = Path(rubrics.__file__).parent / "presets" / "general.toml"
-    with pytest.raises(UsageError, match=r"--rubric: got .*; with --judge-url, use one of "):
-        make_config(BestOfNRun, judge_url=service.url, rubric=str(rubric_file))
+        assert (judgment.id, judgment.scores) == ("c1", FlexJudge(engine, SETTINGS).judge([comparison])[0].scores)
+        rubric_file = Path(rubrics.__file__).parent / "presets" / "general.toml"
+        with_file = make_config(BestOfNRun, judge_url=service.url, rubric=str(rubric_file))
+        with pytest.raises(UsageError, match=r"cannot open the rubric file .*general.toml; ask its operator to start"):
+            with_file.check_models()
 
 
 def test_rejects_a_pointwise_rubric_for_pairs_before_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,10 @@ import benchmark_data as data
 import pytest
 from eval_command import JUDGE, PANDALM_REPLIES, Run, write_replies
 
+from flex_judge.experiments.benchmarks import BENCHMARKS
+from flex_judge.experiments.commands.eval.summary import collect_headlines
+from flex_judge.experiments.commands.eval.view import describe_overall
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -57,13 +61,13 @@ def test_protocol_gives_the_defaults_and_notes_name_deviations(capfd: pytest.Cap
     assert "(default: both)" in help_text
 
 
-def test_limit_selects_items_evenly(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_limit_selects_a_sample_of_all_groups(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     run = Run(
         capfd, "eval", "llmbar", "--data", str(data.write_llmbar(folder / "data")), *JUDGE, "--limit", "2", "--json"
     )
     assert run.json["items"] == 2
     assert set(run.json["tasks"]["pair"]["tables"]["subset"]) == {"Natural", "Manual"}
-    assert run.json["notes"] == ["only 2 items, by --limit 2"]
+    assert run.json["notes"] == ["only 2 items, by --limit 2: a random sample of all groups, drawn with --seed 0"]
 
 
 def test_resumes_a_run_and_rejects_other_settings(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
@@ -194,3 +198,23 @@ def test_score_off_the_scale_gives_one_line(mos: str, capfd: pytest.CaptureFixtu
     run = Run(capfd, "eval", "somos", "--data", str(release), *JUDGE)
     assert (run.status, len(run.err.splitlines())) == (2, 1)
     assert "a number from 1 to 5" in run.err
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ((4, 4, 4), "overall (mean of the tasks): 0.5000"),
+        ((4, 0, 4), "overall: n/a, without verdicts in edit; mean of the other 2 tasks: 0.5000"),
+        ((0, 0, 0), "overall: n/a, without verdicts in image, edit, video"),
+    ],
+)
+def test_task_without_verdicts_is_no_zero_in_the_overall_mean(counts: tuple[int, ...], text: str) -> None:
+    def make_task(count: int) -> dict[str, Any]:
+        share = 0.5 if count else 0.0
+        figure = {"value": share if count else None, "strict": share, "count": count}
+        return {"headline": "accuracy", "figures": {"accuracy": figure}}
+
+    tasks = dict(zip(("image", "edit", "video"), map(make_task, counts), strict=True))
+    headlines = collect_headlines(BENCHMARKS["genai-bench"], tasks)
+    assert describe_overall({**headlines, "tasks": tasks}) == text
+    assert headlines["edit.accuracy"] == (0.5 if counts[1] else None)

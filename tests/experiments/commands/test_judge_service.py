@@ -19,6 +19,11 @@ import flex_judge.experiments.commands.judge.run as judge_run
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges import FlexJudge
+from flex_judge.judges.errors import UsageError
+from flex_judge.judges.types import Message
+from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.server.config import GatewayConfig
+from flex_judge.reward.types import RewardSpec, Sample
 
 SETTINGS: dict[str, Any] = {"engine": "scripted", "model": "scripts:whole_judge", "max_think_tokens": 400}
 
@@ -27,6 +32,14 @@ SETTINGS: dict[str, Any] = {"engine": "scripted", "model": "scripts:whole_judge"
 def service() -> Iterator[ServedJudge]:
     judge = FlexJudge.from_config(make_config(JudgeRun, **SETTINGS, forced_answer=False).judge_config)
     with served(judge) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def open_service() -> Iterator[ServedJudge]:
+    """Service that takes rubrics from requests."""
+    judge = FlexJudge.from_config(make_config(JudgeRun, **SETTINGS, forced_answer=False).judge_config)
+    with served(judge, GatewayConfig(allow_inline_rubrics=True)) as running:
         yield running
 
 
@@ -167,3 +180,37 @@ def test_bad_input_gives_one_line(
     assert run.status in (1, 2)
     assert complaint in run.err
     assert run.err.count("\n") == 1
+
+
+RUBRIC = 'criteria = "politeness"\nscale = "1-5"\n'
+
+
+def test_rubric_file_is_sent_to_a_service_that_allows_it(
+    open_service: ServedJudge, service: ServedJudge, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "polite.toml").write_text(RUBRIC)
+    (folder / "rows.csv").write_text('prompt,responses\nWhy?,"[""says=2"", ""says=4""]"\nHow?,"[""says=9""]"\n')
+    command = ["judge", "rows.csv", "--rubric", "polite.toml", "--json"]
+    run = Run(capfd, *command, "--judge-url", open_service.url, "--max-failures", "1")
+    local = Run(capfd, *command, *JUDGE, "--max-failures", "1")
+    remote_rows, local_rows = ([json.loads(line) for line in out.splitlines()] for out in (run.out, local.out))
+    assert [row["scores"] for row in remote_rows] == [row["scores"] for row in local_rows]
+    assert remote_rows[0]["scores"] == [2.0, 4.0]
+    assert remote_rows[1]["scores"] is None  # 9 is off the scale 1-5
+    assert remote_rows[0]["provenance"]["rubric"].startswith("inline:")
+    assert len(remote_rows[0]["provenance"]["rubric"]) < 30
+    refused = Run(capfd, *command, "--judge-url", service.url)
+    assert refused.status == 2
+    assert "cannot open the rubric file polite.toml; ask its operator to start it with --allow-inline-rubrics" in (
+        refused.err
+    )
+    assert refused.err.count("\n") == 1
+
+
+def test_rewards_use_a_rubric_file(open_service: ServedJudge, service: ServedJudge, folder: Path) -> None:
+    (folder / "polite.toml").write_text(RUBRIC)
+    sample = Sample((Message("user", "Why?"),), "says=4")
+    spec = RewardSpec("polite.toml", reward="score")
+    assert JudgeClient(open_service.url).rewards_sync([sample], spec)[0].value == 4.0
+    with pytest.raises(UsageError, match="takes no rubrics from requests; ask its operator to start it with --allow"):
+        JudgeClient(service.url).rewards_sync([sample], spec)
