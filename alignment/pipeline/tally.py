@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from flex_judge.alignment.pipeline.models import Models
 from flex_judge.alignment.policies.base import Completion, Policy
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import JudgeError
@@ -23,6 +23,9 @@ from flex_judge.judges.io.jsonl import read_object, write_text
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison, Message
 from flex_judge.reward.groups.methods import JudgeFunction
+
+if TYPE_CHECKING:
+    from flex_judge.alignment.pipeline.models import Models
 
 WRITE_INTERVAL_S = 1.0
 """Minimum time between two writes of a worker's file."""
@@ -71,6 +74,8 @@ class Tally:
     counts: Counts = field(default_factory=Counts)
     _written_at: float = 0.0
     _is_scheduled: bool = False
+    is_closed: bool = False
+    """Whether the run has ended, after which a write would leave a file behind."""
 
     @contextmanager
     def count_row(self) -> Iterator[None]:
@@ -102,6 +107,8 @@ class Tally:
         """Write the counts now."""
         self._is_scheduled = False
         self._written_at = time.monotonic()
+        if self.is_closed:
+            return
         # After an error the display is out of date; a full disk is reported by whoever writes results.
         with suppress(OSError, JudgeError):
             write_text(self.file, dump_json(asdict(self.counts)) + "\n")
@@ -132,7 +139,8 @@ def read_counts(folder: Path) -> Counts:
 
 def remove_counts(folder: Path) -> None:
     """Remove the counts of earlier starts, before the workers start and when they have ended."""
-    _tallies.pop(folder.absolute(), None)
+    if (tally := _tallies.pop(folder.absolute(), None)) is not None:
+        tally.is_closed = True
     for file in folder.glob("counts-*.json"):
         file.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -26,7 +26,6 @@ from flex_judge.experiments.common.stopping import (
     describe_stop,
 )
 from flex_judge.judges.errors import EngineLostError, JudgeError
-from flex_judge.judges.models.embedded import BASE, EMBEDDED, JUDGE
 
 Result = TypeVar("Result")
 FIRST_RANK_TIMEOUT = timedelta(days=30)
@@ -135,31 +134,6 @@ def run_judge_server(*arguments: str) -> Iterator[str]:
         if not url:
             raise EngineLostError(f"flex-judge serve ended with status {process.wait()}")
         yield url
-
-
-@contextmanager
-def prepare_embedded_models(names: Collection[str]) -> Iterator[None]:
-    """Convert embedded models in a process of its own during the block, so that it overlaps with the start of Ray.
-
-    Engines that need a model sooner wait for it. If the process fails, they convert the model themselves and report
-    why they cannot.
-    """
-    missing = [name for name in (JUDGE, BASE) if name in names and not EMBEDDED[name].is_converted]
-    if not missing:
-        yield
-        return
-    # The judge is tuned from the base model, so that its conversion includes the other one.
-    with (
-        subprocess.Popen(
-            _build_command("model", missing[0]),
-            env=build_environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=_set_parent_death_signal,
-        ) as process,
-        _terminate_on_exit(process),
-    ):
-        yield
 
 
 def _build_command(*arguments: str) -> list[str]:

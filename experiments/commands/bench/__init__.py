@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flex_judge.experiments.commands.bench import prefix, routing, sampling, scale, service
 from flex_judge.experiments.commands.bench.result import BenchResult, print_result
-from flex_judge.experiments.common.console import reserve_stdout
+from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.experiments.common.progress import Progress
 from flex_judge.judges.engines import check_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.io.json_values import dump_json
@@ -82,8 +85,13 @@ def main(options: argparse.Namespace, benches: Mapping[str, Bench] = BENCHES) ->
     config = load_config(bench.config, options)
     if isinstance(model := getattr(config, "model", None), str):
         check_engine(EngineConfig(model, "vllm"))  # the engine of every bench with a model
-    # Ray prints to standard output too, which would break the JSON.
-    with reserve_stdout():
+    # Libraries print to both streams, which would break the JSON and the progress.
+    with (
+        TemporaryDirectory() as folder,
+        redirect_libraries(Path(folder) / "bench.log") as console,
+        Progress(console) as progress,
+        progress.show_phase(f"measuring {options.bench}"),
+    ):
         result = bench.run(config)
     if options.json:
         print(dump_json(result.to_json(), ascii_only=True))

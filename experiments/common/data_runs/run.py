@@ -20,11 +20,10 @@ from flex_judge.alignment.pipeline.runner import list_pending_shards, stream_loc
 from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_reports
 from flex_judge.alignment.pipeline.tally import CountedModels, read_counts, remove_counts
 from flex_judge.alignment.pipeline.worker import FAILED_TABLE
-from flex_judge.alignment.policies.config import ENDPOINT_ENGINE, PolicyConfig, load_policy
+from flex_judge.alignment.policies.config import PolicyConfig, load_policy
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.progress import Phase, Progress, show_ray_start
-from flex_judge.experiments.common.ranks import prepare_embedded_models
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.judges.concurrency import gather_all
@@ -125,8 +124,6 @@ class RunServices:
         """Start the services, wait until they are ready, and yield their configurations."""
         async with contextlib.AsyncExitStack() as stack:
             address, timeout_s = self.config.address, self.config.start_timeout_s
-            if not address:
-                stack.enter_context(prepare_embedded_models(self._list_local_models()))
             with (
                 show_ray_start(self.progress, address, timeout_s),
                 self.folder.time_phase("starting_Ray"),
@@ -135,11 +132,14 @@ class RunServices:
                 cluster = stack.enter_context(connect(address, timeout_s))
             policy, judge = self._place_services(cluster)
             # Names are derived from the run folder, which is locked, so no other process uses them.
-            judges = [JudgeService(judge, private=True)] if isinstance(judge, ServiceConfig) else []
-            services: list[JudgeService | PolicyService] = [*judges, PolicyService(policy, private=True)]
+            services: list[JudgeService | PolicyService] = [PolicyService(policy, private=True)]
+            if isinstance(judge, ServiceConfig):
+                services.insert(0, JudgeService(judge, private=True))
             with self.folder.time_phase("models_starting"):
-                titles = ["starting judge", "starting policy"][-len(services) :]
-                phases = [self.progress.start_phase(title) for title in titles]
+                phases = [
+                    self.progress.start_phase(f"starting {'judge' if isinstance(service, JudgeService) else 'policy'}")
+                    for service in services
+                ]
                 for service in services:
                     await stack.enter_async_context(service)
                 await gather_all(map(self._wait_until_ready, services, phases))
@@ -178,12 +178,6 @@ class RunServices:
             gpus_per_replica=gpus,
         )
         return policy_service, judge.place_on(cluster)
-
-    def _list_local_models(self) -> list[str]:
-        """List the models that this machine loads."""
-        config, policy = self.config, self.config.policy_config
-        models = [] if policy.kind == ENDPOINT_ENGINE else [policy.model]
-        return models if config.judge_url else [*models, config.engine_config.model]
 
     def _name_service(self, part: str) -> str:
         """Build a service name from the run folder; other runs may use the same cluster."""
@@ -261,7 +255,7 @@ class DataRun:
         remove_counts(shard_folder.folder)
         try:
             with self.folder.time_phase("work"):
-                await self._follow_job(job, sum(stop - start for start, stop in map(job.get_row_range, pending)))
+                await self._follow_job(job, _count_rows(job, pending))
         finally:
             remove_counts(shard_folder.folder)
 
@@ -308,3 +302,7 @@ def _apply_share(policy: PolicyConfig, cpus: float, gpus: float) -> PolicyConfig
         share = round(policy.gpu_memory_utilization * gpus, 3)
         return replace(policy, own_process=True, gpu_memory_utilization=share)
     return replace(policy, threads=policy.threads or max(1, int(cpus)))
+
+
+def _count_rows(job: Job, shards: list[int]) -> int:
+    return sum(stop - start for start, stop in map(job.get_row_range, shards))

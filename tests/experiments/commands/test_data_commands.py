@@ -137,6 +137,7 @@ def test_rejects_a_pointwise_rubric_for_pairs_before_sampling(tmp_path: Path, mo
         rubric="membrane_permeability",
         engine="scripted",
         judge="scripts:fair_judge",
+        policy="scripts:drawn_policy",
     )
     with pytest.raises(UsageError, match="is made for 1 responses at a time, not 2"):
         make_preferences(config, None)

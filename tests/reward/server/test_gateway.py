@@ -16,6 +16,7 @@ import pytest
 from clips import noise, picture
 from web import HeldJudge, client, comparisons, get_statuses, samples, wait_until
 
+import flex_judge
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.media.opening import make_image
@@ -401,14 +402,19 @@ async def test_health_reports_the_backend() -> None:
     replicas = 0
 
     async def health() -> Mapping[str, Any]:
-        return {"replicas": replicas}
+        return {"replicas": replicas, "replicas_wanted": 3}
 
     async with client(HeldJudge().gateway(GatewayConfig(api_key="key"), health=health)) as http:
         answer = await http.get("/healthz")
-        assert (answer.status_code, answer.json()) == (503, {"status": "starting", "pending": 0, "replicas": 0})
+        version = {"version": flex_judge.__version__}
+        starting = {"status": "starting", "phase": "starting", "pending": 0, "replicas": 0, "replicas_wanted": 3}
+        assert (answer.status_code, answer.json()) == (503, starting | version)
         replicas = 2
         answer = await http.get("/healthz")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok", "pending": 0, "replicas": 2})
+        partial = {"status": "ok", "phase": "starting_replicas", "pending": 0, "replicas": 2, "replicas_wanted": 3}
+        assert (answer.status_code, answer.json()) == (200, partial | version)
+        replicas = 3
+        assert (await http.get("/healthz")).json()["phase"] == "ready"
 
 
 async def upload(http: httpx.AsyncClient, *media: Media) -> None:
