@@ -300,7 +300,9 @@ def test_credentials_in_urls_are_not_recorded() -> None:
 
 def test_pages_in_a_real_browser(folder: Path) -> None:
     write_comparisons(6, r2="<script>alert(1)</script>" + "w" * 600)
-    assert main([*JUDGE_COMMAND, "--model", "scripts:fair_judge"]) == 0
+    with Path("c.jsonl").open("a") as output:
+        output.write('{"id": "bad", "prompt": "Who is this?", "image": "no.png", "responses": ["Me"]}\n')
+    assert main([*JUDGE_COMMAND, "--model", "scripts:fair_judge", "--max-failures", "1"]) == 0
     file = str(benchmark_data.write_pandalm(folder))
     assert main(["eval", "pandalm", "--data", file, *JUDGE, "--out", "run"]) == 0
     with open_browser(folder / "profile") as browser:
@@ -315,12 +317,18 @@ def test_pages_in_a_real_browser(folder: Path) -> None:
                 assert page.evaluate(FIND_PALE_TEXTS) == [], (path, dark)
             assert not page.requests
             assert not page.problems
-        # The buttons work without scripts: one status is shown, the others are not.
-        page = browser.open_page(Path("run/report.html"))
-        shown = "[...document.querySelectorAll('.item')].filter(e => e.offsetParent !== null).length"
-        assert page.evaluate(shown) > 0
+        # The buttons work without scripts of the page, and with the keyboard.
+        page = browser.open_page(Path("o.jsonl.html"))
+        assert page.evaluate(COUNT_SHOWN) == 7
+        page.evaluate("[...document.querySelectorAll('label')].find(e => e.textContent.includes('invalid')).click()")
+        assert page.evaluate(COUNT_SHOWN) == 1
+        browser.press_key("ArrowUp")
+        assert page.evaluate(COUNT_SHOWN) == 6
+        browser.press_key("ArrowUp")
+        assert page.evaluate(COUNT_SHOWN) == 7
 
 
+COUNT_SHOWN = "[...document.querySelectorAll('.item')].filter(e => e.offsetParent !== null).length"
 FIND_PALE_TEXTS = """
 (() => {
   const parse = c => c.match(/[\\d.]+/g).map(Number);
