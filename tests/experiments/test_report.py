@@ -132,15 +132,15 @@ def test_page_needs_no_network(run: Path) -> None:
 def test_shows_score_label_and_badges_of_every_candidate(run: Path) -> None:
     _, page = render_page(run)
     chosen, rejected = find_row(page, "Answer 1 to q1"), find_row(page, "Answer 0 to q1")
-    assert chosen.startswith("#1 5.00 4.75 ✓ right best chosen Answer 1")
-    assert rejected.startswith("#0 1.00 0.75 ✗ wrong rejected Answer 0")
+    assert chosen.startswith("B 5.00 4.75 ✓ right best chosen Answer 1")
+    assert rejected.startswith("A 1.00 0.75 ✗ wrong rejected Answer 0")
     assert "Constrained fallback answer: the thinking ran out of its token budget." in find_row(page, "alert(")
 
 
 def test_unscored_candidate_shows_its_status_instead_of_zero(run: Path) -> None:
     html, page = render_page(run)
     row = find_row(page, "Answer 1 to q2")
-    assert row.startswith("#1 unscored: timeout ✓ right Answer 1")
+    assert row.startswith("B unscored: timeout ✓ right Answer 1")
     assert "no verdict before the deadline (no verdict within 600 s)" in row
     assert "0.00" not in row
     assert "1 of 6 candidates unscored" in html

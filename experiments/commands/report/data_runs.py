@@ -27,7 +27,7 @@ from flex_judge.experiments.common.reporting.blocks import (
 )
 from flex_judge.experiments.common.reporting.charts import Point, Series, count_values, draw_bars, draw_lines
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import (
     PAGE,
     RunRecord,
@@ -39,7 +39,7 @@ from flex_judge.experiments.common.reporting.runs import (
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_rows
-from flex_judge.experiments.common.reporting.wording import format_count, format_percent
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent, name_option
 
 Row = dict[str, Any]
 MAX_PROMPTS = 12
@@ -197,7 +197,7 @@ def _build_prompt_item(builder: ItemBuilder, row: Row) -> ShownItem:
     comparison = {"prompt": row["prompt"], "responses": row["responses"]}
     item = builder.build_item({"id": row["id"], "status": "ok", "votes": [], **judgment}, comparison)
     best = row["best"]
-    outcome = "no best: no answer has a score" if best is None else f"best is {name_response(best)}"
+    outcome = "no best: no answer has a score" if best is None else f"best is {name_option(best)}"
     if row["tied"] > 1:
         outcome += f", {row['tied']} tied"
     responses = [_mark_response(response, i, row) for i, response in enumerate(item.responses)]

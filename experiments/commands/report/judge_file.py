@@ -11,7 +11,7 @@ from flex_judge.experiments.commands.judge.output import PAGE_ENDING, RECORD_END
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.charts import count_values, draw_bars
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import (
     RunRecord,
     build_judgments_section,
@@ -20,7 +20,7 @@ from flex_judge.experiments.common.reporting.runs import (
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_journal
-from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.reporting.wording import format_count, name_option
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, require_rows
 from flex_judge.judges.io.jsonl import read_object
@@ -108,4 +108,4 @@ def _iterate_judgments(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _name_preferred(name: str) -> str:
-    return name if name == "tie" else name_response(int(name))
+    return name if name == "tie" else name_option(int(name))

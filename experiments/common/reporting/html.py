@@ -11,7 +11,7 @@ from typing import Any
 
 from flex_judge.alignment.reporting.model import Report, format_cell
 from flex_judge.experiments.common.reporting.blocks import Page, show_hidden_characters
-from flex_judge.experiments.common.reporting.wording import format_count, format_percent
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent, name_option
 from flex_judge.judges.io.jsonl import write_text
 
 
@@ -42,7 +42,7 @@ def write_template(path: Path, template: str, **values: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cell=format_cell, percent=format_percent)
+    environment.filters.update(cell=format_cell, percent=format_percent, letter=name_option)
     environment.globals["count"] = format_count
     page = environment.get_template(template).render(values).lstrip()
     # Models can generate half a surrogate pair, which UTF-8 cannot encode; it becomes a question mark.

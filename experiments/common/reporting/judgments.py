@@ -19,7 +19,12 @@ from flex_judge.experiments.common.reporting.blocks import (
 )
 from flex_judge.experiments.common.reporting.media import MediaShelf
 from flex_judge.experiments.common.reporting.sampling import JudgmentSample
-from flex_judge.experiments.common.reporting.wording import FORCED_ANSWER_REASONS, STATUS_WORDS, format_count
+from flex_judge.experiments.common.reporting.wording import (
+    FORCED_ANSWER_REASONS,
+    STATUS_WORDS,
+    format_count,
+    name_option,
+)
 from flex_judge.judges.io.comparison_rows import read_comparison_json
 
 Row = dict[str, Any]
@@ -124,7 +129,7 @@ class ItemBuilder:
                 facts.append(f"{title} {values[index]:.2f}")
         parts = [part for message in _make_messages(response) for part in self._build_trajectory_part(message)]
         marks = ("preferred",) if row.get("preferred") == index else ()
-        return ShownMessage(f"Response {name_response(index)}", parts, ", ".join(facts), marks)
+        return ShownMessage(f"Response {name_option(index)}", parts, ", ".join(facts), marks)
 
     def _build_trajectory_part(self, message: Mapping[str, Any]) -> Iterator[ShownPart]:
         if message.get("role"):
@@ -145,11 +150,6 @@ class ItemBuilder:
 
     def _build_text(self, text: str) -> ShownPart:
         return ShownPart(text=self.texts.clip_text(text))
-
-
-def name_response(index: int) -> str:
-    """Name a response by a letter, `A` for the first; by its number after the 26th."""
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def _describe_rest(count: int, noun: str) -> str:
@@ -182,7 +182,7 @@ def _describe_scores(row: Mapping[str, Any], scores: Sequence[float]) -> str:
     if row.get("choice"):
         return str(row["choice"])
     preferred = row.get("preferred")
-    return f"{values} · {'tie' if preferred is None else f'{name_response(preferred)} is better'}"
+    return f"{values} · {'tie' if preferred is None else f'{name_option(preferred)} is better'}"
 
 
 def _describe_problem(row: Mapping[str, Any], votes: Sequence[Row], forced: Mapping[str, int]) -> str:

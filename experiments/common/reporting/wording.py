@@ -41,6 +41,17 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def name_option(index: int) -> str:
+    """Name a response by a letter: `A` for index 0, `B` for 1, `AA` after `Z`.
+
+    Example:
+        >>> name_option(27)
+        'AB'
+    """
+    rest, letter = divmod(index, 26)
+    return (name_option(rest - 1) if rest else "") + chr(ord("A") + letter)
+
+
 def format_duration(seconds: float) -> str:
     """Format seconds for people: `0.42 s`, `12.3 s`, `3 min 05 s`, `2 h 04 min`."""
     if seconds < 59.95:

@@ -107,7 +107,7 @@ def test_report_rebuilds_the_page(capfd: pytest.CaptureFixture[str], folder: Pat
     assert Run(capfd, "report", "run").status == 0
     assert page.read_text() == html
     assert "Flex-VL-7B" in html
-    assert "people say tie, the judge 2.0 and 6.0" in html
+    assert "people say tie, the judge A 2, B 6" in html
 
 
 def test_page_escapes_texts_of_the_judge(capfd: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -34,10 +34,11 @@ from flex_judge.experiments.common.reporting.charts import (
     make_standalone,
 )
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder, name_response
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import build_failed_section, build_judgments_section
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_rows
+from flex_judge.experiments.common.reporting.wording import name_option
 
 EVIL = (
     "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)>",
@@ -259,5 +260,5 @@ def test_equal_inputs_give_equal_pages(tmp_path: Path) -> None:
 
 def test_empty_lists_and_bars() -> None:
     assert not ItemList("none", []).filters
-    assert [name_response(i) for i in (0, 25, 26)] == ["A", "Z", "27"]
+    assert [name_option(i) for i in (0, 25, 26)] == ["A", "Z", "AA"]
     assert Progress(0, 0, 0).template == "progress"
