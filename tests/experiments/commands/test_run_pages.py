@@ -13,7 +13,7 @@ import benchmark_data
 import pytest
 from browser import FIND_OVERFLOW, NARROW, OPEN_ALL, WIDE, open_browser
 from curating import data as make_reference_row
-from eval_command import JUDGE
+from eval_command import JUDGE, PANDALM_REPLIES, write_replies
 from html_page import HtmlPage
 
 from flex_judge.alignment.pipeline.job import Job, WorkPlan
@@ -158,6 +158,18 @@ def test_eval_page_has_the_metrics_and_the_failures(folder: Path) -> None:
     (failed,) = html.find_items("failed")
     assert "LJ003-0304_078.wav" in failed
     assert any(link.startswith("data:audio/wav;base64,") for link in html.links)
+
+
+def test_replies_of_others_have_the_texts_of_their_items(folder: Path) -> None:
+    file = str(benchmark_data.write_pandalm(folder))
+    replies = write_replies({"id": 7, "text": "no scores at all"}, *PANDALM_REPLIES[1:])
+    assert main(["eval", "pandalm", "--data", file, "--replay", replies, "--out", "run", "--max-failures", "9"]) == 0
+    rows = read_rows("run/judgments.jsonl")
+    assert all(len(row["comparison"]["responses"]) == 2 for row in rows)
+    html = HtmlPage.load(Path("run/report.html"))
+    (failed,) = html.find_items("failed")
+    texts = next(row["comparison"]["responses"] for row in rows if row["id"] == "7")
+    assert all(text in failed for text in texts)
 
 
 def test_unfinished_eval_and_demo_have_a_page(folder: Path) -> None:
