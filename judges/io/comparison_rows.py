@@ -44,6 +44,22 @@ def comparison_to_json(comparison: Comparison, where: str = "") -> dict[str, Any
     return {**(texts if is_short else {}), **origin}
 
 
+def input_to_json(data: Mapping[str, Any], rubric: str, where: str = "") -> dict[str, Any]:
+    """Convert a row of an input to the comparison of its judgment, without reading its media.
+
+    Args:
+        data: row with `prompt` and `responses`.
+        rubric: rubric of the row.
+        where: file and row.
+    """
+    texts = {name: data[name] for name in ("prompt", "responses") if name in data}
+    try:
+        is_short = len(json.dumps(texts, ensure_ascii=False)) <= MAX_CHARS
+    except (TypeError, ValueError):  # media as bytes
+        is_short = False
+    return {**(texts if is_short else {}), "rubric": rubric, "where": where}
+
+
 def read_comparison_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """Read the comparison of a row with a judgment; empty for rows of earlier versions, which have none."""
     value = row.get(COMPARISON)

@@ -113,6 +113,12 @@ class Browser:
                 result: dict[str, Any] = answer["result"]
                 return result
 
+    def press_key(self, key: str) -> None:
+        """Press and release a key, such as `ArrowUp`."""
+        codes = {"ArrowUp": 38, "ArrowDown": 40, "Tab": 9}
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
     def _read_message(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             data = os.read(self._answers.fileno(), 1 << 20)

@@ -150,11 +150,6 @@ def _build_cards(summary: Mapping[str, Any]) -> Iterator[Card]:
 def _build_disagreement(builder: ItemBuilder, item: Mapping[str, Any], run: Path) -> ShownItem:
     """Build the item of one of the worst disagreements with people."""
     responses = item["responses"]
-    count = len(responses) or len(item["scores"] or ())
-    label = name_label(item["label"], count)
-    scores = item["scores"] or []
-    pairs = [f"{name_option(i)} {score:g}" if len(scores) > 1 else f"{score:g}" for i, score in enumerate(scores)]
-    verdict = item["choice"] or ", ".join(pairs)
     shown_responses = [
         ShownMessage(f"Response {name_option(i)}", [_show_part(builder, part, run) for part in parts])
         for i, parts in enumerate(responses)
@@ -163,7 +158,7 @@ def _build_disagreement(builder: ItemBuilder, item: Mapping[str, Any], run: Path
     return ShownItem(
         status="disagreement",
         title=shorten_line(" ".join(part["text"] for part in item["prompt"] if "text" in part) or str(item["id"])),
-        outcome=f"people say {label}, the judge {verdict}",
+        outcome=describe_outcome(item),
         where=", ".join(map(str, (item["id"], *item["groups"].values()))),
         messages=[ShownMessage("question", [_show_part(builder, part, run) for part in item["prompt"]])],
         responses=shown_responses,
@@ -171,13 +166,20 @@ def _build_disagreement(builder: ItemBuilder, item: Mapping[str, Any], run: Path
     )
 
 
-def name_label(label: Any, num_responses: int) -> str:
-    """Name a human label: responses by their letters, scores and options as they are."""
-    if num_responses > 1 and isinstance(label, int) and not isinstance(label, bool):
+def describe_outcome(item: Mapping[str, Any]) -> str:
+    """Describe the label of people and the verdict of the judge on a disagreement, with options by their letters."""
+    scores = item["scores"] or []
+    pairs = [f"{name_option(i)} {score:g}" if len(scores) > 1 else f"{score:g}" for i, score in enumerate(scores)]
+    verdict = item["choice"] or ", ".join(pairs)
+    return f"people say {_name_label(item['label'], len(scores))}, the judge {verdict}"
+
+
+def _name_label(label: Any, num_responses: int) -> str:
+    if isinstance(label, list):  # response indexes, best first
+        return ", ".join(map(name_option, label))
+    if isinstance(label, int) and num_responses > 1:
         return name_option(label)
-    if isinstance(label, list | tuple):
-        return ", ".join(name_option(index) for index in label)
-    return str(label)
+    return f"{label:g}" if isinstance(label, int | float) else str(label)
 
 
 def _show_part(builder: ItemBuilder, part: Mapping[str, str], run: Path) -> ShownPart:

@@ -30,6 +30,7 @@ from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.comparison_rows import COMPARISON, input_to_json
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import Journal, write_rows, write_text
 from flex_judge.judges.judge import FlexJudge
@@ -140,9 +141,14 @@ def _run_replay(
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     identity = config.build_identity(benchmark.spec.name, data.digest, digest)
     with RunFolder(Path(config.out), identity, kind="eval") as folder:
-        judgments = [judgment for outcome in outcomes for judgment in outcome.judgments]
-        write_rows(folder.path / JUDGMENTS, [judgment.to_json() for judgment in judgments])
+        write_rows(folder.path / JUDGMENTS, (row for outcome in outcomes for row in _build_judgment_rows(outcome)))
         return _write_results(benchmark, config, data, outcomes, folder)
+
+
+def _build_judgment_rows(outcome: ItemOutcome) -> list[dict[str, Any]]:
+    row = outcome.item.row
+    comparison = input_to_json(row.data, row.rubric, row.where)
+    return [{**judgment.to_json(), COMPARISON: comparison} for judgment in outcome.judgments]
 
 
 def _write_results(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.comparison_rows import read_comparison_json
 from flex_judge.judges.io.files import read_table
 from flex_judge.judges.io.json_rows import parse_object
 
@@ -89,7 +90,7 @@ def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
             if len(prompts) < len(wanted):
                 found = (row for row in iterate_rows(path) if row.get("id") in wanted and "responses" in row)
                 prompts |= {str(row["id"]): row for row in found}
-    places = {str(row["id"]): str((row.get("comparison") or {}).get("where") or "") for row in rows}
+    places = {str(row["id"]): str(read_comparison_json(row).get("where") or "") for row in rows}
     inputs = find_rows(place for place in places.values() if WHERE.match(place))
     comparisons: dict[str, Row] = {}
     for row in rows:

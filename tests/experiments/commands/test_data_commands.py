@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import HtmlPage
 from scripts import SETTINGS, fair_judge
 from served import served
 from serving import running_cluster, within
@@ -25,6 +26,7 @@ from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.commands.preferences.run import main as make_preferences
 from flex_judge.experiments.commands.preferences.run import write_data
+from flex_judge.experiments.commands.report.pages import write_page
 from flex_judge.experiments.common.data_runs.run import CompletedRun
 from flex_judge.experiments.common.data_runs.view import compute_exit_status, print_best_of_n
 from flex_judge.experiments.common.flags import make_config
@@ -255,6 +257,9 @@ def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) ->
             process.kill()
             process.wait()
         assert 40 <= len(ShardFolder(run / "shards").read_reports()) < 60
+        done = sum(report.rows for report in ShardFolder(run / "shards").read_reports().values())
+        cards = HtmlPage.load(write_page(run)).cards
+        assert cards["Left"] == f"{120 - done} of 120 prompts"
         process = subprocess.run(command, capture_output=True, text=True, timeout=300)
         script = (
             "from flex_judge.reward.serving.cluster import connect\n"
@@ -269,4 +274,7 @@ def test_run_that_is_killed_twice_equals_an_uninterrupted_one(tmp_path: Path) ->
     assert (run / "judgments.jsonl").read_text() == uninterrupted["judgments"]
     (failed,) = (run / "failed.jsonl").read_text().splitlines()
     assert "prompts.jsonl, line 51, field 'prompt': missing or null; the columns are question" in failed
+    page = HtmlPage.load(run / "report.html")
+    assert page.cards["Prompts with a best answer"] == "119 of 120"
+    assert "line 51, field 'prompt': missing or null" in page.find_items("failed")[0]
     assert "left: []" in cluster_check.stdout, cluster_check.stderr

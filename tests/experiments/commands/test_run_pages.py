@@ -13,7 +13,7 @@ import benchmark_data
 import pytest
 from browser import FIND_OVERFLOW, NARROW, OPEN_ALL, WIDE, open_browser
 from curating import data as make_reference_row
-from eval_command import JUDGE
+from eval_command import JUDGE, PANDALM_REPLIES, write_replies
 from html_page import HtmlPage
 
 from flex_judge.alignment.pipeline.job import Job, WorkPlan
@@ -160,6 +160,18 @@ def test_eval_page_has_the_metrics_and_the_failures(folder: Path) -> None:
     assert any(link.startswith("data:audio/wav;base64,") for link in html.links)
 
 
+def test_replies_of_others_have_the_texts_of_their_items(folder: Path) -> None:
+    file = str(benchmark_data.write_pandalm(folder))
+    replies = write_replies({"id": 7, "text": "no scores at all"}, *PANDALM_REPLIES[1:])
+    assert main(["eval", "pandalm", "--data", file, "--replay", replies, "--out", "run", "--max-failures", "9"]) == 0
+    rows = read_rows("run/judgments.jsonl")
+    assert all(len(row["comparison"]["responses"]) == 2 for row in rows)
+    html = HtmlPage.load(Path("run/report.html"))
+    (failed,) = html.find_items("failed")
+    texts = next(row["comparison"]["responses"] for row in rows if row["id"] == "7")
+    assert all(text in failed for text in texts)
+
+
 def test_unfinished_eval_and_demo_have_a_page(folder: Path) -> None:
     file = str(benchmark_data.write_pandalm(folder))
     assert main(["eval", "pandalm", "--data", file, *JUDGE, "--out", "run"]) == 0
@@ -300,7 +312,9 @@ def test_credentials_in_urls_are_not_recorded() -> None:
 
 def test_pages_in_a_real_browser(folder: Path) -> None:
     write_comparisons(6, r2="<script>alert(1)</script>" + "w" * 600)
-    assert main([*JUDGE_COMMAND, "--model", "scripts:fair_judge"]) == 0
+    with Path("c.jsonl").open("a") as output:
+        output.write('{"id": "bad", "prompt": "Who is this?", "image": "no.png", "responses": ["Me"]}\n')
+    assert main([*JUDGE_COMMAND, "--model", "scripts:fair_judge", "--max-failures", "1"]) == 0
     file = str(benchmark_data.write_pandalm(folder))
     assert main(["eval", "pandalm", "--data", file, *JUDGE, "--out", "run"]) == 0
     with open_browser(folder / "profile") as browser:
@@ -315,12 +329,18 @@ def test_pages_in_a_real_browser(folder: Path) -> None:
                 assert page.evaluate(FIND_PALE_TEXTS) == [], (path, dark)
             assert not page.requests
             assert not page.problems
-        # The buttons work without scripts: one status is shown, the others are not.
-        page = browser.open_page(Path("run/report.html"))
-        shown = "[...document.querySelectorAll('.item')].filter(e => e.offsetParent !== null).length"
-        assert page.evaluate(shown) > 0
+        # The buttons work without scripts of the page, and with the keyboard.
+        page = browser.open_page(Path("o.jsonl.html"))
+        assert page.evaluate(COUNT_SHOWN) == 7
+        page.evaluate("[...document.querySelectorAll('label')].find(e => e.textContent.includes('invalid')).click()")
+        assert page.evaluate(COUNT_SHOWN) == 1
+        browser.press_key("ArrowUp")
+        assert page.evaluate(COUNT_SHOWN) == 6
+        browser.press_key("ArrowUp")
+        assert page.evaluate(COUNT_SHOWN) == 7
 
 
+COUNT_SHOWN = "[...document.querySelectorAll('.item')].filter(e => e.offsetParent !== null).length"
 FIND_PALE_TEXTS = """
 (() => {
   const parse = c => c.match(/[\\d.]+/g).map(Number);
