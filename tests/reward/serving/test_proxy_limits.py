@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
+from served import Served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flex_judge.reward.serving import proxy_limits
+from flex_judge.reward.serving.cluster import has_proxy_limits
 from flex_judge.reward.serving.proxy_limits import LimitedHttpProtocol, ProxyGuard
 
 HEAD = b"POST /size HTTP/1.1\r\nHost: a\r\n"
@@ -219,3 +221,12 @@ async def test_the_list_of_applications_is_hidden_and_control_headers_are_droppe
 async def test_headers_that_are_not_utf8_are_refused(proxy: Proxy) -> None:
     status, _, _ = await proxy.send(GET + b"X: \xff\r\n\r\n")
     assert status == 400
+
+
+async def test_a_service_without_these_limits_is_detected(proxy: Proxy) -> None:
+    assert await asyncio.to_thread(has_proxy_limits, f"http://127.0.0.1:{proxy.port}")
+    plain = Served(lambda: Starlette(routes=[Route("/healthz", report_size)]))
+    await asyncio.to_thread(plain.start)
+    assert not await asyncio.to_thread(has_proxy_limits, plain.url)
+    await asyncio.to_thread(plain.stop)
+    assert not await asyncio.to_thread(has_proxy_limits, plain.url)
