@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -26,11 +29,25 @@ STEADY = ("--engine", "scripted", "--model", "scripts:steady_judge", "--temperat
 
 
 @pytest.fixture(scope="module")
-def two_replicas() -> Iterator[Serving]:
-    """Run a service with two replicas of a slow judge."""
-    small = ("--max-batch", "8", "--max-pending", "700")
-    with serving(*STEADY, "--replicas", "2", *small, FLEX_JUDGE_TEST_THINK="0.4") as service:
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the log of the judge's calls."""
+    return tmp_path_factory.mktemp("notes") / "calls"
+
+
+@pytest.fixture(scope="module")
+def two_replicas(calls: Path) -> Iterator[Serving]:
+    """Run a service with two replicas of a slow judge that logs its calls."""
+    flags = ("--engine", "scripted", "--model", "scripts:counted_judge", "--temperature", "0", "--replicas", "2")
+    small = ("--max-batch", "8", "--max-pending", "700", "--disconnect-grace-s", "5")
+    environment = {"FLEX_JUDGE_TEST_THINK": "0.4", "FLEX_JUDGE_TEST_CALLS": str(calls)}
+    with serving(*flags, *small, **environment) as service:
         yield service
+
+
+def count_events(calls: Path, event: str, word: str) -> Counter[str]:
+    """Count the logged calls of an event whose candidate contains a word, by candidate."""
+    lines = [line.partition(" ") for line in calls.read_text().splitlines()]
+    return Counter(candidate for name, _, candidate in lines if name == event and word in candidate)
 
 
 def make_comparisons(prompts: int, candidates: int) -> list[Comparison]:
@@ -115,6 +132,48 @@ def test_killed_replicas_and_gateway_recover(two_replicas: Serving) -> None:
             process.kill()
         client = JudgeClient(two_replicas.url, deadline_s=90, attempt_s=10)
         assert client.judge_sync(make_comparisons(1, 1))[0].status == Status.OK, part
+
+
+def test_nothing_is_judged_twice_when_the_gateway_is_killed(two_replicas: Serving, calls: Path) -> None:
+    def kill() -> None:
+        for _ in within(60, what="the middle of the requests"):
+            if calls.exists() and count_events(calls, "end", "kept").total() >= 40:
+                break
+        for process in two_replicas.processes("JudgeGateway"):
+            process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    comparisons = [Comparison.of(f"Question {i}?", f"kept {i}", rubric="correctness", id=f"{i}") for i in range(150)]
+    judgments = JudgeClient(two_replicas.url, chunk=1, concurrency=32).judge_sync(comparisons)
+    killer.join()
+    assert [(j.id, j.status) for j in judgments] == [(c.id, Status.OK) for c in comparisons]
+    assert count_events(calls, "end", "kept") == {f"kept {i}": 1 for i in range(150)}
+
+
+@pytest.mark.parametrize("key", ["", "Idempotency-Key: left{}\r\n"], ids=["no key", "key"])
+def test_requests_of_closed_connections_are_not_judged(two_replicas: Serving, calls: Path, key: str) -> None:
+    name = "keyed" if key else "keyless"
+    host, _, port = two_replicas.url.removeprefix("http://").partition(":")
+    connections = []
+    for i in range(30):
+        rows = [{"prompt": "Question?", "responses": [f"{name} {i} {k}"]} for k in range(16)]
+        body = json.dumps({"comparisons": rows}).encode()
+        head = f"POST /v1/judge HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key.format(i)}"
+        connections.append(socket.create_connection((host, int(port))))
+        connections[-1].sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    for _ in within(60, what="the first of them to be judged"):
+        if calls.exists() and count_events(calls, "start", name):
+            break
+    for connection in connections:
+        connection.close()
+    for _ in within(60, what="the end of their work"):
+        if httpx.get(f"{two_replicas.url}/healthz", timeout=30).json().get("pending") == 0:
+            break
+    started = count_events(calls, "start", name).total()
+    assert started < 480
+    assert JudgeClient(two_replicas.url).judge_sync(make_comparisons(1, 1))[0].status == Status.OK
+    assert count_events(calls, "start", name).total() == started
 
 
 def test_answers_accepted_requests_while_stopping(two_replicas: Serving) -> None:
