@@ -13,7 +13,6 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "curate": ("train",),
     "eval": ("eval",),
     "bench": ("serve", "train"),
-    "report": (),
     "model": ("judge",),
     "sft": ("train",),
     "dpo": ("serve", "train"),

@@ -49,7 +49,7 @@ _CURVES = (
 def write_page(record: RunRecord) -> Path:
     """Write the page of a training into the folder of its record and return its path."""
     model = record.folder.parent
-    log, steps = _read_log(model)
+    log, done, steps = _read_log(model)
     is_judge = record.folder.name == "recipe"
     builder = ItemBuilder.for_folder(record.folder)
     name = str(record.settings.get("policy"))
@@ -57,10 +57,7 @@ def write_page(record: RunRecord) -> Path:
     intro: list[PageBlock] = [f"Trained on {record.settings.get('data')}. The model is in {model.name}."]
     sections: list[PageSection] = []
     if record.summary is None:
-        done = max((int(entry.get("step", 0)) for entry in log), default=0)
-        total = steps or record.expected
-        state = build_state(_count_steps(record, total), done, 0)
-        intro += state
+        intro += build_state(_count_steps(record, steps), done, 0)
     else:
         sections.append(PageSection("Results", list(_build_results(record.summary, is_judge))))
         intro.append(Cards(list(_build_cards(record.summary, is_judge))))
@@ -79,18 +76,23 @@ def write_page(record: RunRecord) -> Path:
     return html.write_page(record.folder / PAGE, Page(title, intro, sections))
 
 
-def _read_log(model: Path) -> tuple[list[dict[str, Any]], int | None]:
-    """Read the log of the trainer, or that of the last checkpoint while there is none, and the number of steps."""
+def _read_log(model: Path) -> tuple[list[dict[str, Any]], int, int | None]:
+    """Read the log of the trainer, or that of the last checkpoint while there is none.
+
+    Returns:
+        The log, the number of steps that are done, and that of all steps if it is known.
+    """
     if (model / LOG_FILE).is_file():
-        return read_object(model / LOG_FILE, ("log",))["log"], None
+        log = read_object(model / LOG_FILE, ("log",))["log"]
+        return log, max((int(entry.get("step", 0)) for entry in log), default=0), None
     checkpoints = [
         (int(match[1]), path) for path in model.glob("checkpoint-*") if (match := _CHECKPOINT.search(path.name))
     ]
     for _, path in sorted(checkpoints, reverse=True):
         if (path / "trainer_state.json").is_file():
             state = read_object(path / "trainer_state.json")
-            return state.get("log_history") or [], state.get("max_steps")
-    return [], None
+            return state.get("log_history") or [], int(state.get("global_step") or 0), state.get("max_steps")
+    return [], 0, None
 
 
 def _count_steps(record: RunRecord, total: int | None) -> RunRecord:

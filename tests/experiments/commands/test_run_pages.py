@@ -334,6 +334,7 @@ def test_pages_in_a_real_browser(folder: Path) -> None:
         assert page.evaluate(COUNT_SHOWN) == 7
         page.evaluate("[...document.querySelectorAll('label')].find(e => e.textContent.includes('invalid')).click()")
         assert page.evaluate(COUNT_SHOWN) == 1
+        page.evaluate("document.querySelector('.filter input:checked').focus()")
         browser.press_key("ArrowUp")
         assert page.evaluate(COUNT_SHOWN) == 6
         browser.press_key("ArrowUp")

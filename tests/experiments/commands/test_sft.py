@@ -129,7 +129,7 @@ def test_complete_judge_is_not_trained_again(tmp_path: Path, capfd: pytest.Captu
     first = json.loads((out / "recipe" / "summary.json").read_text())
     page = HtmlPage.load(out / "recipe" / "report.html")
     assert page.cards["Trained on"] == f"{first['rows']} judgments"
-    assert ["Loss, first and last", f"{first['loss']['first']:.4g}, {first['loss']['last']:.4g}"] in page.rows
+    assert ["Trained parameters", f"{first['learning']:,} of {first['parameters']:,}"] in page.rows
     assert page.cards["Balanced accuracy"].startswith(f"{100 * first['metrics']['balanced_accuracy']:.1f}%")
     assert sft(base, data, out) == 0
     assert "nothing is trained again" in capfd.readouterr().err
