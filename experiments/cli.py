@@ -16,7 +16,8 @@ from flex_judge.experiments.common.command_extras import (
     explain_missing_module,
     require_command_extras,
 )
-from flex_judge.experiments.common.stopping import RESUME, describe_stop, run_process, run_stoppable
+from flex_judge.experiments.common.stop_state import RESUME
+from flex_judge.experiments.common.stopping import describe_stop, run_process, run_stoppable
 
 PROGRAM = "flex-judge"
 FLAG_SYNONYMS = {"--model": "--judge", "--adapter": "--judge-adapter"}
