@@ -18,7 +18,8 @@ from flex_judge.experiments.common.command_extras import (
     require_command_extras,
 )
 from flex_judge.experiments.common.command_line import LAUNCHED_COMMAND, format_command, record_command
-from flex_judge.experiments.common.stopping import RESUME, describe_stop, run_process, run_stoppable
+from flex_judge.experiments.common.stop_state import RESUME
+from flex_judge.experiments.common.stopping import describe_stop, run_process, run_stoppable
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.storage import find_storage_error
 

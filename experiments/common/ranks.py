@@ -17,14 +17,8 @@ from typing import Any, TypeVar, cast
 
 from flex_judge.experiments.common.console import get_terminal
 from flex_judge.experiments.common.progress import JSON_FLAG, uses_json_progress
-from flex_judge.experiments.common.stopping import (
-    COMMAND,
-    LAUNCHER,
-    STARTED_BY,
-    STATUS,
-    call_on_stop,
-    describe_stop,
-)
+from flex_judge.experiments.common.stop_state import COMMAND, LAUNCHER, STARTED_BY, STATUS
+from flex_judge.experiments.common.stopping import call_on_stop, describe_stop
 from flex_judge.judges.errors import EngineLostError, JudgeError
 
 Result = TypeVar("Result")

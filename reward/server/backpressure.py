@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flex_judge.reward.server.errors import RetryLaterError
 
@@ -115,3 +117,25 @@ class BodyBudget:
             yield reserve_bytes
         finally:
             self.bytes -= reserved
+
+
+class CancelledWork:
+    """Cancelled work that has not ended yet. Nobody waits for it, because a response must not be delayed."""
+
+    def __init__(self) -> None:
+        self._work: set[asyncio.Future[Any]] = set()
+
+    def cancel(self, work: asyncio.Future[Any]) -> None:
+        """Cancel work without waiting for its end."""
+        work.cancel()
+        self._work.add(work)
+        work.add_done_callback(self._discard)
+
+    async def wait(self) -> None:
+        """Wait until all cancelled work has ended."""
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    def _discard(self, work: asyncio.Future[Any]) -> None:
+        self._work.discard(work)
+        if not work.cancelled():
+            work.exception()  # marks the error as retrieved; the caller already has a timeout

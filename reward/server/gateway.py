@@ -19,7 +19,7 @@ from flex_judge.judges.rubrics import shorten_inline_name
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import JudgeFunction
-from flex_judge.reward.server.backpressure import Backpressure, BodyBudget
+from flex_judge.reward.server.backpressure import Backpressure, BodyBudget, CancelledWork
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
 from flex_judge.reward.server.errors import FieldError, RetryLaterError
@@ -77,7 +77,7 @@ class Gateway:
         self._backpressure = Backpressure(config.max_pending, self.metrics.set_pending)
         self._collector = GroupCollector(self._judge_comparison, config.retain_s, self.metrics)
         self._idempotency = IdempotencyCache(config.retain_s, grace_s=config.disconnect_grace_s, archive=archive)
-        self._cancelled_work: set[asyncio.Future[Any]] = set()
+        self._cancelled_work = CancelledWork()
         self._num_active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -229,7 +229,7 @@ class Gateway:
         self.draining = True
         await self._idempotency.close()
         await self._collector.close()
-        await asyncio.gather(*self._cancelled_work, return_exceptions=True)
+        await self._cancelled_work.wait()
 
     async def _judge_comparison(self, comparison: Comparison) -> Judgment:
         try:
@@ -279,24 +279,13 @@ class Gateway:
             finally:
                 for future in work.values():
                     if not future.done():
-                        self._cancel_work(future)
+                        self._cancelled_work.cancel(future)
         # All errors are retrieved before one is raised, as asyncio logs those that never are.
         errors = {i: f.exception() for i, f in work.items() if f.done() and not f.cancelled()}
         results: dict[int, T | RowFailure | None] = dict.fromkeys(work)
         for i, error in errors.items():
             results[i] = RowFailure.from_any_error(error) if isinstance(error, Exception) else work[i].result()
         return results
-
-    def _cancel_work(self, work: asyncio.Future[Any]) -> None:
-        """Cancel without waiting: the time that the work needs to end must not delay the response."""
-        work.cancel()
-        self._cancelled_work.add(work)
-        work.add_done_callback(self._discard_work)
-
-    def _discard_work(self, work: asyncio.Future[Any]) -> None:
-        self._cancelled_work.discard(work)
-        if not work.cancelled():
-            work.exception()  # marks the error as retrieved; the caller already has a timeout
 
 
 def _describe_timeout(limit_s: float) -> str:

@@ -20,7 +20,8 @@ from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
-from flex_judge.experiments.common.stopping import RESUME, describe_stop
+from flex_judge.experiments.common.stop_state import RESUME
+from flex_judge.experiments.common.stopping import describe_stop
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import (
     ComparisonFileRow,
