@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: arguments of the command line. None runs those of this process, and owns the process: its output
-            cannot fail, and it may end without returning, see `run_process`.
+        arguments: arguments of the command line. None: the arguments of this process, which the command then owns: its
+            output cannot fail, and it may end without returning, see `run_process`.
 
     Returns:
         The exit status: 0, 1 for a failure, 2 for bad input, 130 after Ctrl-C or another stop signal.

@@ -27,7 +27,7 @@ class Status(StrEnum):
     OVERLONG = "overlong"
     """The prompt does not fit the model's context."""
     INVALID_INPUT = "invalid_input"
-    """The comparison cannot be judged as it is: a medium that cannot be read, an unknown form or modality."""
+    """The comparison cannot be judged in this form: a medium that cannot be read, an unknown form or modality."""
     FAILED = "failed"
     """An unexpected error of the judge or the service, whose log names it."""
 

@@ -46,8 +46,8 @@ def judge_reward(
         spec: rubric, method, reward, normalize, group_size and group_timeout_s, see
             `flex_judge.reward.types.RewardSpec`. `view="final"` shows the judge only the final answer of a completion
             with several messages. With a group_size, the service collects the rollouts of a prompt
-            (`judge_group_reward` does not need it); `run` then names this run, to separate its groups from those of
-            other runs on the same service.
+            (`judge_group_reward` does not need it); `run` then names this run, to
+            separate its groups from other runs on the same service.
 
     Raises:
         UsageError: a setting has an invalid value or conflicts with another one.

@@ -107,8 +107,8 @@ async def compute_score(
             group, and FSDP actors skip that update because its gradient is not finite; nothing wrong is learned, but
             each case costs an update. `mean`: 0, which is the group's mean with `normalize`, so the advantage is 0.
             `raise`: the run ends.
-        run: name that separates the groups of this run from those of other runs on the same service. verl's workers
-            share no run id, so set it (to the experiment's name) together with group_size.
+        run: name that separates the groups of this run from other runs on the same service. verl's workers share no
+            run id, so set it (to the experiment's name) together with group_size.
         others: further arguments of verl.
 
     Returns:

@@ -65,7 +65,7 @@ class Source(Protocol):
 
 
 def open_source(text: str) -> Source:
-    """Open a source of rows: the one way in which commands open the data that users name.
+    """Open a source of rows: all commands open the data of users with it.
 
     Args:
         text: a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, all but the last also compressed; a folder of such

@@ -98,7 +98,7 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
         held_out: File given by the user; None for the one in the curated folder.
 
     Returns:
-        Path of the file, or None if there is none.
+        Path of the file, or None without one.
 
     Raises:
         UsageError: The given file does not exist.

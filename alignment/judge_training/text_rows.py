@@ -36,7 +36,7 @@ class TextRowFault(StrEnum):
 
 @dataclass(frozen=True)
 class ReplyMarkup:
-    """What the chat template of a model writes around a reply."""
+    """Markup that the chat template of a model writes around a reply."""
 
     header: str
     """Text before the reply, such as `<|im_start|>assistant` and a line break."""

@@ -44,7 +44,7 @@ ToolRow = tuple[PromptRow, dict[str, Response]]
 def needs_reading(row: Row) -> bool:
     """Return whether TRL would lose or misread a part of a row that has lists of messages.
 
-    These are tools, fields of messages beside role and content, messages without content, marks of images, and media
+    These are tools, further fields of messages, messages without content, marks of images, and media
     that TRL does not take.
     """
     if any(not is_empty(row.get(name)) for name in PROMPT_COLUMNS if name not in _TRL_COLUMNS):
@@ -149,9 +149,9 @@ def _replace_columns(rows: Any, converted: Sequence[ToolRow], names: Sequence[st
     """Replace prompts and answers of a data set; other columns stay."""
     from datasets import concatenate_datasets
 
-    made = make_tool_dataset([prompt for prompt, _ in converted], [answers for _, answers in converted])
-    kept = [name for name in names if name not in ("prompt", *ANSWER_COLUMNS, *PROMPT_COLUMNS)]
-    return concatenate_datasets([made, rows.select_columns(kept)], axis=1) if kept else made
+    new_columns = make_tool_dataset([prompt for prompt, _ in converted], [answers for _, answers in converted])
+    old_columns = [name for name in names if name not in ("prompt", *ANSWER_COLUMNS, *PROMPT_COLUMNS)]
+    return concatenate_datasets([new_columns, rows.select_columns(old_columns)], axis=1) if old_columns else new_columns
 
 
 def _read_rows(rows: Any, name: str) -> Iterator[ToolRow]:

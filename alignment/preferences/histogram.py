@@ -19,8 +19,8 @@ _MICRO = 1_000_000
 class LogHistogram:
     """Histogram of non-negative integers with logarithmic bins (as in DDSketch, arXiv 1908.10693).
 
-    About 400 bins cover values up to a billion. The sum is an exact integer, so the result does not depend on the order
-    in which shards are merged.
+    About 400 bins cover values up to a billion. The sum is an exact integer, so the result does not depend on the
+    order of the shards.
     """
 
     total: int = 0

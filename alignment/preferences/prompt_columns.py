@@ -48,7 +48,7 @@ def has_molecules(row: PromptRow) -> bool:
 
 
 def has_tools(pair: Pair) -> bool:
-    """Return whether the messages of a pair have fields beside role and content: tools, calls, names or reasoning."""
+    """Return whether the messages of a pair have tools, calls, names or reasoning."""
     has_trajectory = any(isinstance(side.response, Trajectory) for side in (pair.chosen, pair.rejected))
     return has_trajectory or any(not message.is_plain for message in pair.row.prompt)
 

@@ -39,5 +39,5 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def find_benchmark(name: str) -> Benchmark | None:
-    """Find a benchmark, or that of the user's own data, by its command name."""
+    """Find a benchmark, also the one of the user's own data, by its command name."""
     return OWN_DATA if name == OWN_DATA.spec.name else BENCHMARKS.get(name)

@@ -92,7 +92,7 @@ def kendall(scores: Numbers, labels: Numbers) -> float:
 
 @dataclass(frozen=True)
 class LabelledScoreScoring:
-    """Scoring of single responses against human scores: correlations, for which the two scales may differ."""
+    """Scoring of single responses against human scores: correlations, so the two scales may differ."""
 
     headline: str = "spearman"
     functions: Mapping[str, Any] = field(

@@ -31,7 +31,7 @@ RAY_GIB = 0.5
 
 
 def check_judge(judge: JudgeConfig) -> None:
-    """Check that a judge can be loaded and that a prompt fits beside its reply.
+    """Check that a judge can be loaded and that a prompt and its reply fit into the context.
 
     Raises:
         UsageError: the judge cannot be loaded, or its context holds no prompt.
@@ -93,8 +93,8 @@ def check_engine_memory(engines: Sequence[EngineConfig], command: str, hint: str
 def estimate_memory_gib(engines: Sequence[EngineConfig]) -> float:
     """Estimate the least memory of engines on CPUs in GiB; the weights of a hub model are unknown and not counted."""
     # The memory of a policy that another package provides is unknown.
-    known = [engine for engine in engines if engine.engine == "auto" or engine.engine in ENGINES]
-    return sum(ENGINE_GIB.get(resolve_engine(e.engine), 0.0) + _measure_weights_gib(e) for e in known)
+    known_engines = [engine for engine in engines if engine.engine == "auto" or engine.engine in ENGINES]
+    return sum(ENGINE_GIB.get(resolve_engine(e.engine), 0.0) + _measure_weights_gib(e) for e in known_engines)
 
 
 def check_policy_access(config: PolicyConfig) -> None:
@@ -135,9 +135,9 @@ def check_service_access(service: RemoteJudge, rubrics: Sequence[str]) -> None:
     except httpx.TransportError as e:
         raise ServiceUnavailableError(f"{client.url}: {describe_no_response(e)}") from e
     if response.status_code in (401, 403):
-        given = "the key is not accepted" if key else "the service needs a key"
+        problem = "the key is not accepted" if key else "the service needs a key"
         raise AccessError(
-            f"{client.url}: {response.status_code}: {given}; give the right one with --judge-key or {KEY_VARIABLE}"
+            f"{client.url}: {response.status_code}: {problem}; give the right one with --judge-key or {KEY_VARIABLE}"
         )
 
 

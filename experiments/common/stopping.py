@@ -164,7 +164,7 @@ def run_stoppable(program: str, work: Callable[[], int]) -> int:
         work: the command; returns the exit status.
 
     Returns:
-        The exit status: that of `work`, 1 for a failure, 2 for bad input, 130 after a signal.
+        The exit status: the result of `work`, 1 for a failure, 2 for bad input, 130 after a signal.
     """
     with handle_stop_signals(program):
         try:

@@ -26,7 +26,7 @@ TOOL_ROLES = ("tool", "function")
 def message_to_openai(
     message: Message, encode_medium: EncodeMedium, encode_definition: EncodeDefinition | None = None
 ) -> Json:
-    """Convert a message to OpenAI's format: arguments of calls are JSON text, and empty content beside calls is null.
+    """Convert a message to OpenAI's format: arguments of calls are JSON text, and empty content next to calls is null.
 
     `ConversationReader` reads the same message from the result, if it can read the media. Tool definitions are in the
     field `tools`, which is an extension; see `split_tools`.

@@ -85,7 +85,7 @@ def find_title(role: str) -> str:
 
 
 def _encode_values(values: dict[str, str]) -> str:
-    """Encode as one line of JSON, in which characters that do not print are escaped."""
+    """Encode as one line of JSON, with characters that do not print escaped."""
     text = json.dumps(values, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 

@@ -67,15 +67,15 @@ def reduce_line(line: str) -> str:
     """Reduce a line to its canonical form, without its line break.
 
     Latin letters become small, without marks; invisible characters are dropped; brackets, colons, digits and spaces
-    become those of ASCII. A letter that only looks like a Latin one becomes a stand-in that `Speller` knows.
+    become ASCII ones. A letter that only looks like a Latin one becomes a stand-in that `Speller` knows.
     """
     return line.translate(_REDUCTIONS).rstrip("\n")
 
 
 def list_readings(line: str) -> list[str]:
-    """List the canonical forms in which a reader or a model may read a line; the first is that of `reduce_line`.
+    """List the canonical forms in which a reader or a model may read a line; the first is the result of `reduce_line`.
 
-    The others read symbols as letters (`U$er`), tag characters as what they encode, text after a right-to-left override
+    The other forms read symbols as letters (`U$er`), tag characters as what they encode, text after a right-to-left override
     in the order of its display, and single letters with gaps as words.
     """
     line = "".join(line.splitlines())

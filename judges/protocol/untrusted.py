@@ -189,7 +189,7 @@ class TemplateChat:
         return {**added, "id": self._add_id(call["id"])} if "id" in call else added
 
     def _add_id(self, call_id: str) -> str:
-        """Add the id of a call; templates compare those of calls and results."""
+        """Add the id of a call; templates compare the ids of calls and results."""
         if call_id not in self._ids:
             self._ids[call_id] = self.texts.add(call_id)
         return self._ids[call_id]

@@ -19,7 +19,7 @@ _HASHED_KEYS = re.compile(rf"((^|\n)({_NAME}:)?{_KEY_HASH.pattern})+")
 
 
 def split_keys(api_key: str) -> list[tuple[str, str]]:
-    """Split the keys of a service, one per line, into pairs of name and key; the name is empty if there is none."""
+    """Split the keys of a service, one per line, into pairs of name and key; a key without a name has an empty one."""
     matches = [(line, None if _KEY_HASH.fullmatch(line) else _NAMED_KEY.fullmatch(line)) for line in api_key.split()]
     return [(match[1], match[2]) if match else ("", line) for line, match in matches]
 

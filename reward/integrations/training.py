@@ -91,7 +91,7 @@ class UnscoredStreak:
 
 
 def compute_mean(values: Iterable[float | None]) -> float | None:
-    """Compute the mean of the values that are not None; None if there are none."""
+    """Compute the mean of the values that are not None; None without values."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else None
 

@@ -1,4 +1,4 @@
-"""Logs of a service: settings, formats, and the file to which all of its processes append."""
+"""Logs of a service: settings, formats, and the file of all its processes."""
 
 from __future__ import annotations
 

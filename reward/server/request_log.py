@@ -31,7 +31,7 @@ texts_log = logging.getLogger(TEXT_LOGGER)
 
 @dataclass
 class RequestRecord:
-    """What the access log says about a request. It is filled while the request is handled."""
+    """Facts about a request for the access log. They are filled while the request is handled."""
 
     id: str
     """Id from the header X-Request-ID, or a new one."""

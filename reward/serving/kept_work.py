@@ -49,7 +49,7 @@ class WorkEvent:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What earlier gateways have left."""
+    """Work of earlier gateways."""
 
     comparisons: frozenset[str] = frozenset()
     """Keys of the comparisons that were judged, or are being judged."""
@@ -97,9 +97,9 @@ class KeptWork:
     async def wait_for_judgment(self, key: str) -> bytes | None:
         """Return a judgment; wait for it while a replica works on it. None if it must be judged anew."""
         while True:
-            kept = self._judgments.get(key)
-            if kept is not None:
-                return kept[1]
+            judgment = self._judgments.get(key)
+            if judgment is not None:
+                return judgment[1]
             self._forget_silent_replicas()
             if key not in self._running:
                 return None
@@ -221,7 +221,7 @@ class WorkRecorder:
 
 
 class WorkArchive(AnswerArchive):
-    """What earlier gateways of a service have left, for the present one. Belongs to one event loop."""
+    """Work of the earlier gateways of a service, for the present one. Belongs to one event loop."""
 
     def __init__(self, store: Any, scope: str, judge: Callable[[Comparison], Awaitable[Judgment]]) -> None:
         """Create the archive of a gateway.
@@ -250,8 +250,8 @@ class WorkArchive(AnswerArchive):
         key = compute_work_key(self._scope, key)
         if key not in (await self._load_leftovers()).answers:
             return None
-        kept = await self._ask(self._store.get_answer, key)
-        return None if kept is None else KeptAnswer(*kept)
+        answer = await self._ask(self._store.get_answer, key)
+        return None if answer is None else KeptAnswer(*answer)
 
     async def keep_answer(self, key: str, answer: KeptAnswer) -> None:
         """Keep an answer for later gateways."""

@@ -35,7 +35,7 @@ BODY_GRACE_S, MIN_BODY_RATE = 30.0, 16 << 10
 LINGER_S = 1.0
 """Time between the refusal of a connection and its end."""
 ANSWERED_BODY_S = 5.0
-"""Time that a body may go on after its response."""
+"""Time that a body may continue after its response."""
 MAX_CONNECTIONS = 4096
 """Maximum number of connections to one proxy. Above it, the oldest one that waits for a head is closed."""
 MAX_PIPELINED = 16

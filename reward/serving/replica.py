@@ -31,7 +31,7 @@ class JudgeReplica:
             config: the judge.
             logs: settings of the log.
             name: name of the service.
-            store: handle of the deployment `KeptWork`, to which judgments are recorded; None records nothing.
+            store: handle of the deployment `KeptWork`, which records judgments; None records nothing.
         """
         from ray import serve
 

@@ -23,7 +23,7 @@ from flex_judge.experiments.commands.demo.results import write_results
 from flex_judge.experiments.commands.demo.shared import JudgmentStore, SampleStore, StoredModels
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
-from flex_judge.experiments.common.data_runs.run import RunServices
+from flex_judge.experiments.common.data_runs.services import RunServices
 from flex_judge.experiments.common.flags import make_config, setting
 from flex_judge.experiments.common.judge_config import start_timeout_setting
 from flex_judge.experiments.common.progress import Progress

@@ -17,8 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from flex_judge.experiments.common.flags import add_flags
 
     subparsers = parser.add_subparsers(dest="benchmark", metavar="NAME", required=True)
-    own = OWN_DATA.spec
-    subparser = subparsers.add_parser(own.name, help=own.about, description=f"{own.about}. Rows: {own.expected}.")
+    own_data = OWN_DATA.spec
+    subparser = subparsers.add_parser(
+        own_data.name, help=own_data.about, description=f"{own_data.about}. Rows: {own_data.expected}."
+    )
     subparser.add_argument("file", metavar="FILE", nargs="*", help=f"Labelled rows: {SOURCE_FORMS}")
     subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of tables")
     add_flags(subparser, LabelledRun)

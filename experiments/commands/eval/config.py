@@ -119,7 +119,7 @@ class EvalRun(JudgeFlags):
 
     @property
     def rubrics(self) -> tuple[str, ...]:
-        """Rubrics that the user named; those of published benchmarks are presets."""
+        """Rubrics that the user named; published benchmarks use presets."""
         return ()
 
     def list_reply_formats(self, preferred: Sequence[str], others: bool) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class JudgeResult:
 def check_judge(config: JudgeRun) -> None:
     """Check that the judge can be loaded, without loading it.
 
-    Downloads no weights except those of the adapter.
+    Downloads no weights except the adapter.
 
     Raises:
         UsageError: The judge cannot be loaded.

@@ -77,7 +77,7 @@ def complete_run(
         file: name of the prompts on the command line; None for the embedded task.
         plan: builds the processing of each prompt from the models.
         comparisons: number of comparisons per prompt that are judged at the same time.
-        identity: further settings that determine the results, in addition to those of all runs.
+        identity: further settings that determine the results, in addition to the settings of all runs.
         kind: name of the command.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Blocks of HTML pages beside those of reports: cards of figures, command lines, charts, and lists of judgments."""
+"""Blocks of HTML pages that reports do not have: cards of figures, command lines, charts, and lists of judgments."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class ShownItem:
 
 @dataclass(frozen=True)
 class ItemList:
-    """List of judgments or rows, with buttons that show those of one status."""
+    """List of judgments or rows, with buttons that select one status."""
 
     name: str
     """Unique on the page."""
@@ -193,10 +193,10 @@ class TextBudget:
         """Cut a text to what the page can hold."""
         limit = min(self._each, max(self._least, self._left))
         # Whole at a little above the limit: a remark about ten missing characters helps nobody.
-        kept = text if len(text) <= limit else text[: limit - 40]
-        self._left -= len(kept)
-        head = kept if len(kept) <= 1.5 * self._open_chars else kept[: self._open_chars]
-        return ShownText(head, kept[len(head) :], len(text) - len(kept))
+        start = text if len(text) <= limit else text[: limit - 40]
+        self._left -= len(start)
+        head = start if len(start) <= 1.5 * self._open_chars else start[: self._open_chars]
+        return ShownText(head, start[len(head) :], len(text) - len(start))
 
 
 def show_hidden_characters(text: str) -> str:

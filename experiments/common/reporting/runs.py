@@ -36,7 +36,7 @@ MAX_SETTING_CHARS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run folder records about its run."""
+    """Record of a run in its folder."""
 
     folder: Path
     kind: str

@@ -88,8 +88,8 @@ def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
     for name in ("best_of_n", "completions"):
         for path in (folder / f"{name}.jsonl", *sorted((folder / "shards").glob(f"{name}-*.jsonl"))):
             if len(prompts) < len(wanted):
-                found = (row for row in iterate_rows(path) if row.get("id") in wanted and "responses" in row)
-                prompts |= {str(row["id"]): row for row in found}
+                matches = (row for row in iterate_rows(path) if row.get("id") in wanted and "responses" in row)
+                prompts |= {str(row["id"]): row for row in matches}
     places = {str(row["id"]): str(read_comparison_json(row).get("where") or "") for row in rows}
     inputs = find_rows(place for place in places.values() if WHERE.match(place))
     comparisons: dict[str, Row] = {}
@@ -97,8 +97,8 @@ def find_comparisons(rows: Iterable[Row], folder: Path) -> dict[str, Row]:
         key = str(row["id"])
         if (source := prompts.get(str(row.get("prompt")))) is not None:
             members = row.get("responses") or ()
-            known = source["responses"]
-            responses = [known[i] for i in members if isinstance(i, int) and i < len(known)]
+            source_responses = source["responses"]
+            responses = [source_responses[i] for i in members if isinstance(i, int) and i < len(source_responses)]
             comparisons[key] = {"prompt": source.get("prompt"), "responses": responses}
         elif (data := inputs.get(places[key])) is not None:
             answers = data.get("responses")
