@@ -18,7 +18,8 @@ COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
     "dpo": ("serve", "train"),
     "grpo": ("serve", "train"),
 }
-"""Command -> required extras. `doctor` needs none, so that it can report what is missing."""
+"""Command -> required extras. `doctor` needs none, so that it can report what is missing; `report` needs those of the
+command of the run."""
 HELP_NEEDS_EXTRAS = ("eval", "sft", "dpo", "grpo")
 """Commands whose flags are defined by a library of their extra, so that even --help needs it."""
 

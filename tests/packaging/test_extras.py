@@ -95,8 +95,8 @@ def test_error_names_only_missing_extras(monkeypatch: pytest.MonkeyPatch) -> Non
     extras.require_extras("a thing", "eval", "molecules")
 
 
-def test_every_command_but_doctor_has_its_extras() -> None:
-    assert {*COMMANDS, *TRAINING_COMMANDS} - COMMAND_EXTRAS.keys() == {"doctor"}
+def test_every_command_but_doctor_and_report_has_its_extras() -> None:
+    assert {*COMMANDS, *TRAINING_COMMANDS} - COMMAND_EXTRAS.keys() == {"doctor", "report"}
     assert {extra for needed in COMMAND_EXTRAS.values() for extra in needed} <= EXTRAS.keys()
 
 

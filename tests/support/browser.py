@@ -82,6 +82,7 @@ class Browser:
             self.call(f"{domain}.enable")
         self._events.clear()
         page = Page(self)
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # keys reach only a tab with the focus
         page.resize(WIDE)
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
