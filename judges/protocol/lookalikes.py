@@ -73,10 +73,10 @@ def reduce_line(line: str) -> str:
 
 
 def list_readings(line: str) -> list[str]:
-    """List the canonical forms in which a reader or a model may read a line; the first is the result of `reduce_line`.
+    """List the canonical forms in which a reader or a model may read a line; first by `reduce_line`.
 
-    The other forms read symbols as letters (`U$er`), tag characters as what they encode, text after a right-to-left override
-    in the order of its display, and single letters with gaps as words.
+    The other forms read symbols as letters (`U$er`), tag characters as what they encode, text after a right-to-left
+    override in the order of its display, and single letters with gaps as words.
     """
     line = "".join(line.splitlines())
     readings = [reduce_line(line)]

@@ -11,6 +11,8 @@ from typing import TypeVar
 from flex_judge.judges.errors import INPUT_ERRORS, UsageError, describe_input_error, is_input_error, to_one_line
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.server.errors import MediaFetchError
+from flex_judge.reward.server.logs import with_fields
+from flex_judge.reward.server.request_log import get_request_id
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 T = TypeVar("T")
@@ -53,7 +55,9 @@ class RowFailure:
     @classmethod
     def from_unexpected(cls, error: Exception, field: str = "") -> RowFailure:
         """Log an unexpected error, which costs its row only; its message is not sent to the client."""
-        log.error("%s failed unexpectedly", field or "a comparison", exc_info=error)
+        request_id = get_request_id()
+        extra = with_fields(request_id=request_id)
+        log.error("request %s: %s failed", request_id, field or "a comparison", exc_info=error, extra=extra)
         problem = "failed because of an internal error; see the service's log"
         return cls(f"{field}: {problem}" if field else problem, Status.FAILED, field)
 

@@ -74,7 +74,7 @@ def test_a_failed_import_within_a_command_names_the_extra() -> None:
         "from flex_judge.experiments import cli\n"
         "def run(options):\n    import torch\n"
         "module = SimpleNamespace(add_arguments=lambda parser: None, main=run)\n"
-        "cli.COMMANDS['doctor'] = SimpleNamespace(help='', load_package=lambda: module)\n"
+        "cli.COMMANDS['doctor'] = SimpleNamespace(help='', stop_plan='', load_package=lambda: module)\n"
         "print(cli.main(['doctor']))"
     )
     done = run_in_core(code)
