@@ -34,6 +34,7 @@ OWN_WATCHERS = ("flex_judge.reward.serving.cleanup", "flex_judge.judges.engines.
 
 
 def raise_interrupt() -> None:
+    """Raise KeyboardInterrupt."""
     raise KeyboardInterrupt
 
 
