@@ -210,7 +210,7 @@ def run_process(program: str, work: Callable[[], int]) -> int:
         if not is_stopped and not any(thread.name.endswith("-engine") for thread in threading.enumerate()):
             # Nothing is left to be saved, so a signal from now on just ends the process.
             for number in _list_handled_signals():
-                signal.signal(number, lambda *_: os._exit(STATUS))
+                signal.signal(number, lambda *_: os._exit(status if STARTED_BY in os.environ else STATUS))
             return status
         if is_stopped:
             if is_stop_requested() and _state is not None:
