@@ -205,14 +205,16 @@ def run_process(program: str, work: Callable[[], int]) -> int:
         status = run_stoppable(program, work)
         if (error := find_lost_output()) is not None:
             status = print_error(program, f"the output was not written: {error.strerror}", status or 1)
-        if not is_stop_requested() and not any(thread.name.endswith("-engine") for thread in threading.enumerate()):
+        # Another rank may have had the signal first, and have passed it on.
+        is_stopped = is_stop_requested() or status == STATUS
+        if not is_stopped and not any(thread.name.endswith("-engine") for thread in threading.enumerate()):
             # Nothing is left to be saved, so a signal from now on just ends the process.
             for number in _list_handled_signals():
-                signal.signal(number, lambda *_: os._exit(STATUS))
+                signal.signal(number, lambda *_: os._exit(status if STARTED_BY in os.environ else STATUS))
             return status
-        if is_stop_requested():
-            assert _state is not None
-            _state.is_acknowledged.wait(PRINT_LIMIT_S)
+        if is_stopped:
+            if is_stop_requested() and _state is not None:
+                _state.is_acknowledged.wait(PRINT_LIMIT_S)
             kill_children()
             # A launcher takes any other status of a rank for a failure, and reports it at length.
             status = 0 if os.environ.get(STARTED_BY) == LAUNCHER else status

@@ -136,7 +136,7 @@ def read_losses(out: Path) -> list[float]:
 def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp_path: Path) -> None:
     base, data = tiny_llama(tmp_path / "base"), curated(tmp_path / "data")
     flags = [*HERE, *SEEN, "--logging_steps", "1", "--data_seed", "1", "--eval_strategy", "no"]
-    flags += ["--max_steps", "12", "--save_strategy", "no"]
+    flags += ["--max_steps", "40", "--save_strategy", "steps", "--save_steps", "25"]
     command = ["sft", str(data), "--model_name_or_path", str(base), *flags]
     if ranks > 1:
         config = tmp_path / "accelerate.yaml"
@@ -144,12 +144,13 @@ def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp
         command += ["--accelerate_config", str(config)]
     out = tmp_path / "stopped"
     with start_command([*command, "--output_dir", str(out)], tmp_path / "output") as running:
-        running.wait_until(lambda: "'loss'" in running.err + running.out)
+        running.wait_until((out / "checkpoint-25" / "trainer_state.json").exists)
         running.send(TERM)
         assert running.wait() == 130
     assert running.err.count("stopping (SIGTERM)") == 1
-    (checkpoint,) = out.glob("checkpoint-*")
-    assert 0 < int(checkpoint.name.rpartition("-")[2]) < 12
+    steps = sorted(int(checkpoint.name.rpartition("-")[2]) for checkpoint in out.glob("checkpoint-*"))
+    assert len(steps) == 2
+    assert 25 < steps[-1] < 40
     run_to_end(*command, "--output_dir", str(out))
     run_to_end(*command, "--output_dir", str(tmp_path / "uninterrupted"))
     assert read_losses(out) == read_losses(tmp_path / "uninterrupted")

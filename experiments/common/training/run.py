@@ -86,7 +86,7 @@ class TrainingRun(ABC):
 
     def build_stop_callback(self) -> Any:
         """Build the callback of the trainer that stops training with a checkpoint; the same on every rank."""
-        return StopCallback(lambda: self.ranks.is_any(is_stop_requested()), self._defer_stop)
+        return StopCallback(lambda: self.ranks.is_any(is_stop_requested()), self._defer_stop, self.ranks.leave_group)
 
     @contextmanager
     def _defer_stop(self) -> Iterator[None]:
@@ -121,14 +121,20 @@ class TrainingRun(ABC):
 class StopCallback(TrainerCallback):  # type: ignore[misc]
     """Callback that saves a checkpoint and raises KeyboardInterrupt after the step in which a stop was requested."""
 
-    def __init__(self, must_stop: Callable[[], bool], defer_stop: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        must_stop: Callable[[], bool],
+        defer_stop: Callable[[], AbstractContextManager[None]],
+        leave_group: Callable[[], None],
+    ) -> None:
         """Create a callback.
 
         Args:
             must_stop: whether a stop is requested. Called after each step in every process, with the same result.
             defer_stop: context of the training steps, in which a stop only sets what `must_stop` returns.
+            leave_group: waits for the other processes, which must not lose a connection while they still save.
         """
-        self._must_stop, self._defer_stop = must_stop, defer_stop
+        self._must_stop, self._defer_stop, self._leave_group = must_stop, defer_stop, leave_group
         self._steps = ExitStack()
         self._is_stopping = False
 
@@ -155,6 +161,7 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
 
     def _interrupt_training(self) -> None:
         self._steps.close()
+        self._leave_group()
         raise KeyboardInterrupt
 
 
