@@ -17,7 +17,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.flat import flatten_settings
 from flex_judge.reward.serving.config import FLAG_NAMES, ServiceConfig
 
-OF_SERVE_ONLY = {"address", "host", "port", "every_node"}
+OF_SERVE_ONLY = {"address", "start_timeout_s", "host", "port", "every_node"}
 """Settings of `flex-judge serve` that Ray's own file has elsewhere: the cluster, and `http_options`."""
 
 

@@ -41,7 +41,7 @@ def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "starting_engine", module)
     for name in ("transformers", "vllm", "scripted"):
         monkeypatch.setitem(ENGINES, name, "starting_engine:load")
-    monkeypatch.setattr(cluster, "_start_ray", _start)
+    monkeypatch.setattr(cluster, "start_ray", _start)
     monkeypatch.setattr(cluster, "_join_cluster", _start)
     monkeypatch.setattr(cluster, "_run_cleanup_process", nullcontext)
     monkeypatch.chdir(tmp_path)

@@ -122,7 +122,7 @@ def test_stopped_command_acknowledges_and_resumes(
         running.send(number)
         assert running.wait() == 130
     if pipe == "read":
-        (line,) = [line for line in running.err.splitlines() if line.startswith("flex-judge: ")]
+        (line,) = [line for line in running.err.splitlines() if line.startswith("flex-judge: stopping")]
         assert line.startswith(f"flex-judge: stopping ({number.name}): ")
         assert line.endswith("a second signal ends at once")
         assert "run the same command again to resume" in line

@@ -49,7 +49,7 @@ def urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]
     def refuse(*_: object) -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(cluster, "_start_ray", refuse)
+    monkeypatch.setattr(cluster, "start_ray", refuse)
     monkeypatch.chdir(tmp_path)
     routes = [Route("/v1/chat/completions", complete, methods=["POST"]), Route("/v1/models", list_models)]
     endpoint = Served(lambda: Starlette(routes=routes))

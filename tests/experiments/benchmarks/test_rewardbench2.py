@@ -215,8 +215,8 @@ def test_runs_of_the_scripted_judge(tmp_path: Path) -> None:
         assert summary["tasks"][task]["tables"]["score of Ties"]["tied accurate"]["value"] == 1.0
     limited = {**settings, "out": str(tmp_path / "limited"), "limit": 4, "task": ("rating",)}
     summary = main(BENCHMARK, make_config(EvalRun, data=(str(path),), **limited))
-    # Eight units: six prompts and two pairs of Ties; every second one, with all of its answers.
-    assert set(summary["tasks"]["rating"]["tables"]["subset"]) == {"Factuality", "Precise IF", "Safety", "Ties"}
+    # Eight units: six prompts and two pairs of Ties; a seeded half, with all of its answers.
+    assert set(summary["tasks"]["rating"]["tables"]["subset"]) == {"Factuality", "Math", "Safety", "Ties"}
     assert summary["tasks"]["rating"]["items"] == 3 * 4 + 3 + 5
 
 

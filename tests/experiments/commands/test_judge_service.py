@@ -79,7 +79,7 @@ def test_judge_with_a_service_resumes(service: ServedJudge, folder: Path, capfd:
     judged = [path for _, path in service.requests].count("/v1/judge")
     again = Run(capfd, *command, "--out", "remote.jsonl")
     assert "reused from earlier runs: 5 judgments" in again.err
-    assert [path for _, path in service.requests].count("/v1/judge") == judged
+    assert [path for _, path in service.requests].count("/v1/judge") == judged + 1  # the check of the key
 
 
 def test_service_gives_the_results_of_a_judge_in_this_process(
