@@ -54,7 +54,7 @@ def fill_disk_and_resume(command: Sequence[str], out: str) -> list[int]:
         process = run_on_full_disk(size, *command, "--out", out)
         statuses.append(process.returncode)
         if process.returncode:
-            (line,) = [line for line in process.stderr.splitlines() if "Error: " in line]
+            (line,) = [line for line in process.stderr.splitlines() if re.match(r"flex-judge: (error|\w+Error): ", line)]
             assert line == process.stderr.splitlines()[-1]
             assert re.search(f"{out}.* cannot be (written|used)", line)
             assert "Traceback" not in process.stderr

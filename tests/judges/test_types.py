@@ -152,4 +152,4 @@ def test_errors_can_be_pickled(error: type[Exception]) -> None:
 
 @pytest.mark.parametrize("error", [e for e in ERRORS if e is not errors.JudgeError])
 def test_errors_inherit_from_matching_built_in_errors(error: type[Exception]) -> None:
-    assert issubclass(error, (ValueError, ImportError, ConnectionError, RuntimeError))
+    assert issubclass(error, (ValueError, ImportError, OSError, RuntimeError))

@@ -217,7 +217,7 @@ def test_runs_of_the_scripted_judge(tmp_path: Path) -> None:
     summary = main(BENCHMARK, make_config(EvalRun, data=(str(path),), **limited))
     # Eight units: six prompts and two pairs of Ties; a seeded half, with all of its answers.
     assert set(summary["tasks"]["rating"]["tables"]["subset"]) == {"Factuality", "Math", "Safety", "Ties"}
-    assert summary["tasks"]["rating"]["items"] == 3 * 4 + 3 + 5
+    assert summary["tasks"]["rating"]["items"] == 3 * 4 + 3 + 3
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ def test_ctrl_c_keeps_judgments_and_the_same_command_resumes(capfd: pytest.Captu
     write_rows(r6="SIGINT")
     command = [*COMMAND, "--concurrency", "1", "--out", "o.jsonl"]
     assert main(command) == 130
-    *_, stop, page = capfd.readouterr().err.splitlines()
-    assert "run the same command again to resume" in stop
-    assert page == "flex-judge: page of the unfinished run: o.jsonl.html"
+    error = capfd.readouterr().err
+    assert "run the same command again to resume" in error
+    assert "flex-judge: page of the unfinished run: o.jsonl.html" in error
     assert read_ids("o.jsonl") == [f"r{i}" for i in range(6)]
     first = Path("o.jsonl").read_text()
 
