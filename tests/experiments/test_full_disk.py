@@ -54,7 +54,9 @@ def fill_disk_and_resume(command: Sequence[str], out: str) -> list[int]:
         process = run_on_full_disk(size, *command, "--out", out)
         statuses.append(process.returncode)
         if process.returncode:
-            (line,) = [line for line in process.stderr.splitlines() if re.match(r"flex-judge: (error|\w+Error): ", line)]
+            (line,) = [
+                line for line in process.stderr.splitlines() if re.match(r"flex-judge: (error|\w+Error): ", line)
+            ]
             assert line == process.stderr.splitlines()[-1]
             assert re.search(f"{out}.* cannot be (written|used)", line)
             assert "Traceback" not in process.stderr
@@ -76,7 +78,12 @@ def test_judge_writes_parquet_once_there_is_space() -> None:
     assert process.returncode == 1
     assert "StorageError: run.parquet.jsonl: cannot be written" in process.stderr
     assert main([*JUDGE_COMMAND, "--no-ledger", "--out", "run.parquet"]) == 0
-    assert sorted(path.name for path in Path().iterdir()) == ["rows.jsonl", "run.parquet", "run.parquet.html", "run.parquet.run.json"]
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "rows.jsonl",
+        "run.parquet",
+        "run.parquet.html",
+        "run.parquet.run.json",
+    ]
 
 
 def test_curate_resumes_identically() -> None:
