@@ -121,7 +121,7 @@ def test_exports_its_own_metrics_only_and_a_log(two_replicas: Serving) -> None:
     assert answer.headers.get_list("X-Request-ID") == ["one-scrape"]
     version = JudgeClient(two_replicas.url).version_sync()["version"]
     assert version == flex_judge.__version__
-    assert JudgeClient(two_replicas.url).models_sync() == ["scripts:steady_judge"]
+    assert JudgeClient(two_replicas.url).models_sync() == ["scripts:counted_judge"]
     assert " INFO gateway request request_id=" in two_replicas.log.read_text()
     assert re.search(r" INFO replica-\w+ ready ", two_replicas.log.read_text())
 
