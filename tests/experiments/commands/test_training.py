@@ -70,7 +70,7 @@ def test_dpo_trains_a_policy_and_evaluates_it_before_and_after(tmp_path: Path) -
     score = measured["score"]
     assert page.cards["Judge score"] == f"{score['after']['value']:.2f} {score['before']['value']:.2f} before training"
     assert "Judgments before training" in page.text
-    assert "What is 6 + 1?" in page.text
+    assert "What is 8 + 1?" in page.text  # the first two prompts are training data
     from huggingface_hub import ModelCard
 
     assert "| Judge score |" in ModelCard.load(out / "README.md").text
