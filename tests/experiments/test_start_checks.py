@@ -43,7 +43,7 @@ def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ENGINES, name, "starting_engine:load")
     monkeypatch.setattr(cluster, "start_ray", _start)
     monkeypatch.setattr(cluster, "_join_cluster", _start)
-    monkeypatch.setattr(cluster, "_run_cleanup_process", nullcontext)
+    monkeypatch.setattr(cluster, "run_cleanup_process", nullcontext)
     monkeypatch.chdir(tmp_path)
     prompts = [{"id": str(i), "prompt": f"What is {i} + 3?", "answer": i + 3} for i in range(3)]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
