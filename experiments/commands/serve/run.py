@@ -20,7 +20,7 @@ from flex_judge.reward.serving.cluster import Cluster, check_address, connect, h
 from flex_judge.reward.serving.logs import copy_log, find_log_file, find_log_folder
 from flex_judge.reward.serving.service import HttpAddress, JudgeService
 
-STARTING_PLAN = "the service is still starting and is stopped"
+STARTING_PLAN = "the service is starting and ends, requests that it has accepted are answered"
 DRAINING_PLAN = "draining, new requests are rejected and accepted ones answered"
 """What a stop signal does, as its acknowledgement says it."""
 POLL_S = 2.0
@@ -69,21 +69,21 @@ async def _run_service(config: ServeRun, cluster: Cluster, out: TextIO) -> int:
         async with JudgeService(service_config, http) as service:
             if not await _run_unless_stopped(stop, _wait_until_ready(service, model)):
                 return 0
-            fewest, most = service_config.replica_range
-            replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-            _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
-            if cluster.local:
-                _print_status(f"other commands can join this Ray with --address {cluster.address}")
-            if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
-                _print_status(
-                    "warning: anyone who can reach this address can use the service; require a key with --api-key"
-                )
-            if not await asyncio.to_thread(has_proxy_limits, service.url):
-                _print_status(
-                    "warning: the HTTP proxies of this cluster do not limit request heads; set "
-                    f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
-                )
             with describe_stop(DRAINING_PLAN):
+                fewest, most = service_config.replica_range
+                replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+                _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
+                if cluster.local:
+                    _print_status(f"other commands can join this Ray with --address {cluster.address}")
+                if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
+                    _print_status(
+                        "warning: anyone who can reach this address can use the service; require a key with --api-key"
+                    )
+                if not await asyncio.to_thread(has_proxy_limits, service.url):
+                    _print_status(
+                        "warning: the HTTP proxies of this cluster do not limit request heads; set "
+                        f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
+                    )
                 # The only line on standard output: scripts wait for it to know that the service is ready.
                 print(service.url, file=out, flush=True)
                 await _wait_for_stop(stop, cluster)
