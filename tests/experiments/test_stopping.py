@@ -175,14 +175,10 @@ def test_signals_that_come_together_are_one_stop(tmp_path: Path, monkeypatch: py
 def test_ignored_signal_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path)
-    ignored = signal.signal(HUP, signal.SIG_IGN)  # inherited, as with nohup
-    try:
-        with start_command(COMMANDS["judge"].arguments, tmp_path / "output") as running:
-            running.wait_until(lambda: Path("out.jsonl").exists() and bool(Path("out.jsonl").read_bytes()))
-            running.send(HUP)
-            assert running.wait() == 0
-    finally:
-        signal.signal(HUP, ignored)
+    with start_command(COMMANDS["judge"].arguments, tmp_path / "output", ignored=[HUP]) as running:
+        running.wait_until(lambda: Path("out.jsonl").exists() and bool(Path("out.jsonl").read_bytes()))
+        running.send(HUP)
+        assert running.wait() == 0
 
 
 @pytest.mark.parametrize(("pipe", "status"), [("dead", 0), ("closed", 0), ("full", 1)])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,14 @@ PIPES = ("read", "dead", "full", "closed")
 class StoppableCommand:
     """Running command whose standard error is of a kind of PIPES; its output is the text of both streams."""
 
-    def __init__(self, command: Sequence[str], folder: Path, pipe: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        pipe: str,
+        ignored: Sequence[signal.Signals],
+        environment: dict[str, str],
+    ) -> None:
         self._err, self._out = folder / "stderr.txt", folder / "stdout.txt"
         with _open_pipe(pipe, self._err) as err, _open_pipe(pipe, self._out) as out:
             self.process = subprocess.Popen(
@@ -33,7 +41,7 @@ class StoppableCommand:
                 stderr=err,
                 env={**os.environ, **environment},
                 start_new_session=True,
-                preexec_fn=_close_streams if pipe == "closed" else None,
+                preexec_fn=partial(_prepare_process, pipe == "closed", ignored),
             )
         self.family: list[psutil.Process] = []
 
@@ -71,12 +79,19 @@ class StoppableCommand:
 
 @contextmanager
 def start_command(
-    command: Sequence[str], folder: Path, pipe: str = "read", **environment: str
+    command: Sequence[str],
+    folder: Path,
+    pipe: str = "read",
+    ignored: Sequence[signal.Signals] = (),
+    **environment: str,
 ) -> Iterator[StoppableCommand]:
-    """Start `flex-judge` with these arguments, and kill what is left of it at the end of the block."""
+    """Start `flex-judge` with these arguments, and kill what is left of it at the end of the block.
+
+    Signals in `ignored` are ignored from the start, as under nohup; those that this process ignores are not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-m", "flex_judge.experiments.cli", *command]
-    running = StoppableCommand(program, folder, pipe, environment)
+    running = StoppableCommand(program, folder, pipe, ignored, environment)
     try:
         yield running
     finally:
@@ -87,9 +102,12 @@ def start_command(
             running.process.wait()
 
 
-def _close_streams() -> None:
-    os.close(1)
-    os.close(2)
+def _prepare_process(closes_streams: bool, ignored: Sequence[signal.Signals]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    if closes_streams:
+        os.close(1)
+        os.close(2)
 
 
 @contextmanager
