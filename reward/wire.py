@@ -27,12 +27,7 @@ def check_client_version(header: str | None) -> None:
     Raises:
         IncompatibleVersionError: the client has another major version.
     """
-    if header is None or _parse_major(header) == _parse_major(WIRE_VERSION):
-        return
-    raise IncompatibleVersionError(
-        f"the client uses wire version {_show(header)} and this service {WIRE_VERSION} (flex-judge "
-        f"{flex_judge.__version__}); {_advise(header, 'client', 'service')}"
-    )
+    _check_version(header, "client", "service")
 
 
 def check_service_version(header: str | None, url: str) -> None:
@@ -42,11 +37,15 @@ def check_service_version(header: str | None, url: str) -> None:
         header: the header; None if the service sent none.
         url: address of the service, for the message.
     """
+    _check_version(header, "service", "client", f"{url}: ")
+
+
+def _check_version(header: str | None, other: str, own: str, place: str = "") -> None:
     if header is None or _parse_major(header) == _parse_major(WIRE_VERSION):
         return
     raise IncompatibleVersionError(
-        f"{url}: the service uses wire version {_show(header)} and this client {WIRE_VERSION} (flex-judge "
-        f"{flex_judge.__version__}); {_advise(header, 'service', 'client')}"
+        f"{place}the {other} uses wire version {_show(header)} and this {own} {WIRE_VERSION} (flex-judge "
+        f"{flex_judge.__version__}); {_advise(header, other, own)}"
     )
 
 

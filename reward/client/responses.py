@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.concurrency import await_in_background, run_in_background
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 
 def parse_error(response: httpx.Response) -> str | None:
     """Parse the error message of a judge service; None if the response comes from another program."""
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body["error"] if isinstance(body, dict) and isinstance(body.get("error"), str) else None
+    error = (_read_object(response) or {}).get("error")
+    return error if isinstance(error, str) else None
 
 
 def describe_response(response: httpx.Response) -> str:
@@ -38,11 +36,8 @@ def describe_response(response: httpx.Response) -> str:
 
 def parse_object(response: httpx.Response) -> dict[str, Any]:
     """Parse a JSON object, or raise UsageError if the response is anything else."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
+    body = _read_object(response)
+    if body is None:
         text = describe_response(response)
         raise UsageError(f"{response.url}: expected a JSON object, got {text!r:.80}; is this a judge service?")
     return body
@@ -53,17 +48,9 @@ def check_version(url: str, response: httpx.Response) -> None:
 
     The service's own error says the same in its words, so it comes first.
     """
-    if response.status_code == 400 and _has_wire_version(response):
+    if response.status_code == 400 and (_read_object(response) or {}).get("wire_version"):
         raise IncompatibleVersionError(f"{url}: {describe_response(response)}")
     check_service_version(response.headers.get(WIRE_HEADER), url)
-
-
-def _has_wire_version(response: httpx.Response) -> bool:
-    try:
-        body = response.json()
-    except ValueError:
-        return False
-    return isinstance(body, dict) and bool(body.get("wire_version"))
 
 
 def build_error(url: str, response: httpx.Response, method: str, path: str) -> JudgeError:
@@ -78,7 +65,7 @@ def build_error(url: str, response: httpx.Response, method: str, path: str) -> J
     return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")
 
 
-class DescriptionMethods:
+class DescriptionMethods(ABC):
     """Methods of a client that read what a service says about itself."""
 
     async def rubrics(self) -> list[dict[str, Any]]:
@@ -111,5 +98,15 @@ class DescriptionMethods:
         """Request the versions from code without an event loop, see `version`."""
         return run_in_background(self._request_description("/version"))
 
+    @abstractmethod
     async def _request_description(self, path: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """Request the JSON object of a route."""
+
+
+def _read_object(response: httpx.Response) -> dict[str, Any] | None:
+    """Parse the body; None if it is not a JSON object."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None

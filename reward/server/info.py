@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 import flex_judge
 from flex_judge.judges.engines.recording.ledger import SCHEMA
@@ -26,6 +26,7 @@ from flex_judge.reward.server.info_schemas import (
     RubricsResponse,
     VersionResponse,
 )
+from flex_judge.reward.server.json_responses import build_json_response
 from flex_judge.reward.server.openapi import build_operation
 from flex_judge.reward.wire import WIRE_VERSION
 
@@ -48,7 +49,7 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
 
     async def report_health(_: Request) -> Response:
         is_healthy, report = await gateway.get_health()
-        return JSONResponse(report, 200 if is_healthy else 503)
+        return build_json_response(report, 200 if is_healthy else 503)
 
     async def list_models(_: Request) -> Response:
         return _build_response(ModelsResponse(data=[ModelCard(id=info.model, created=info.started_at)]))
@@ -123,4 +124,4 @@ async def _get_health(gateway: Gateway) -> tuple[bool, dict[str, Any]]:
 
 
 def _build_response(model: BaseModel) -> Response:
-    return JSONResponse(model.model_dump(mode="json"))
+    return build_json_response(model.model_dump(mode="json"))

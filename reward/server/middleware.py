@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,10 +21,10 @@ from flex_judge.judges.errors import (
     UsageError,
     to_one_line,
 )
-from flex_judge.judges.io.json_values import dump_json
 from flex_judge.reward.server.auth import check_api_key
 from flex_judge.reward.server.errors import FieldError, MissingMediaError, RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
+from flex_judge.reward.server.json_responses import build_json_response
 from flex_judge.reward.server.request_log import ID_HEADER, OTHER_ROUTE, get_request_id, log_request, start_record
 from flex_judge.reward.wire import WIRE_HEADER, WIRE_VERSION, check_client_version
 
@@ -91,19 +90,6 @@ class Middleware:
                 seconds, status = time.monotonic() - started, status or CLIENT_CLOSED_STATUS
                 self._gateway.metrics.record_request(route, status, seconds)
                 log_request(record, scope, route, status, seconds)
-
-
-def build_json_response(
-    content: Mapping[str, Any] | bytes, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    """Build a JSON response from a mapping, or from bytes that are JSON already."""
-    body = content if isinstance(content, bytes) else encode_json(content)
-    return Response(body, status, headers, media_type="application/json")
-
-
-def encode_json(content: Mapping[str, Any]) -> bytes:
-    """Encode JSON in ASCII, because texts may contain lone surrogates, which UTF-8 cannot encode."""
-    return dump_json(content, ascii_only=True).encode()
 
 
 def build_error_response(error: Exception) -> Response:

@@ -30,14 +30,9 @@ from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
 from flex_judge.reward.server.info import ServiceInfo, add_info_routes
+from flex_judge.reward.server.json_responses import build_json_response, encode_json
 from flex_judge.reward.server.media_decoding import EncodedRow
-from flex_judge.reward.server.middleware import (
-    RESOURCES_KEY,
-    Middleware,
-    build_error_response,
-    build_json_response,
-    encode_json,
-)
+from flex_judge.reward.server.middleware import RESOURCES_KEY, Middleware, build_error_response
 from flex_judge.reward.server.openapi import build_operation, install_openapi
 from flex_judge.reward.server.request_log import log_texts, record_results
 from flex_judge.reward.server.row_failures import RowFailure, try_row

@@ -13,7 +13,6 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import JudgeError
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
 from flex_judge.reward.serving.config import ServiceConfig
@@ -70,7 +69,8 @@ class JudgeGateway:
 
         configure_actor_logging(config.log, "gateway", config.name)
         self._model = name_model(config.judge.engine)
-        gateway = config.gateway or GatewayConfig()
+        gateway = config.gateway
+        assert gateway is not None, "a service without a gateway has no such deployment"
         metrics = PrometheusMetrics(self._model, config.replica_range[0], gateway.max_pending)
         dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics)
         archive = WorkArchive(store, compute_work_scope(config.judge), dispatcher.judge)

@@ -237,8 +237,9 @@ class WorkArchive(AnswerArchive):
 
     async def judge(self, comparison: Comparison) -> Judgment:
         """Judge a comparison, unless a replica has judged it for an earlier gateway or is about to."""
-        key = compute_work_key(self._scope, comparison.digest)
-        if key in (await self._load_leftovers()).comparisons:
+        leftovers = (await self._load_leftovers()).comparisons
+        # The first gateway finds nothing, and need not hash every comparison with its media.
+        if leftovers and (key := compute_work_key(self._scope, comparison.digest)) in leftovers:
             content = await self._ask(self._store.wait_for_judgment, key)
             if content is not None:
                 judgment: Judgment = pickle.loads(content)  # written by a replica of this service

@@ -50,9 +50,6 @@ CONTROL_HEADERS = (b"x-request-timeout-seconds", b"x-request-disconnect-disabled
 """Beginnings of headers with which a client could change Serve's handling of its request."""
 
 
-_IdleConnections = WeakKeyDictionary[ServerState, OrderedDict["LimitedHttpProtocol", None]]
-
-
 class LimitedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 connection of uvicorn with limits for everything that a client may send before it is authenticated."""
 

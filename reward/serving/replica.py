@@ -62,8 +62,9 @@ class JudgeReplica:
             comparison: the comparison.
             prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
         """
-        key, judgment = compute_work_key(self._work_scope, comparison.digest), None
+        key, judgment = "", None
         if self._recorder is not None:
+            key = compute_work_key(self._work_scope, comparison.digest)
             self._recorder.record_start(key)
         try:
             judgment = await self.judge.ajudge(comparison)

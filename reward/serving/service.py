@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Any
 
 from flex_judge.judges.concurrency import run_concurrently
@@ -132,11 +131,6 @@ def create_dispatcher(config: ServiceConfig) -> Dispatcher:
 
     handle = serve.get_deployment_handle(JudgeReplica.__name__, config.name)
     return Dispatcher(ReplicaSender(handle), config.max_requests)
-
-
-def _name_model(model: str) -> str:
-    """Return the public name of a model: the last folder of a local path."""
-    return PurePath(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def build(args: dict[str, Any]) -> Any:
