@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Self
@@ -88,7 +88,7 @@ class RowFile(ABC):
     def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
 
-    @property
+    @cached_property  # asked for with every row
     def folder(self) -> tuple[Path, ...]:
         """Folders that relative media paths refer to: that of the path, then that of the file it is a link to."""
         return list_media_folders(self.path)

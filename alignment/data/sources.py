@@ -8,6 +8,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -196,7 +197,7 @@ class JoinedFiles:
         parts = "".join(f"{file.name}\0{file.digest}\n" for file in self.files)
         return hashlib.sha256(parts.encode()).hexdigest()
 
-    @property
+    @cached_property  # asked for with every row
     def folder(self) -> MediaFolders:
         """Folders of the files, in which relative media paths are searched."""
         return tuple(dict.fromkeys(folder for file in self.files for folder in file.folder))
