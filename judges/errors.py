@@ -147,8 +147,15 @@ def get_first_line(error: Exception, max_length: int = 120) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:max_length]
 
 
+def find_similar_name(name: str, valid_names: Iterable[str]) -> str | None:
+    """Find the valid name that an unknown one is probably a misspelling of."""
+    names = list(valid_names)
+    matches = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
+    return matches[0] if matches else None
+
+
 def suggest_name(name: str, valid_names: Iterable[str]) -> str:
     """Suggest a valid name for an unknown one, as the end of an error message."""
     names = list(valid_names)
-    matches = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"expected one of {', '.join(names)}"
+    similar = find_similar_name(name, names)
+    return f"did you mean {similar!r}?" if similar else f"expected one of {', '.join(names)}"

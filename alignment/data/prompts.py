@@ -77,15 +77,20 @@ class PromptColumns:
         names = (self.prompt, self.id, self.images, *PROMPT_COLUMNS, *self.keep, self.number)
         return name in names or name in self.others.list_columns()
 
+    def list_mapped(self) -> list[tuple[str, str]]:
+        """List the columns with a name other than that of their field, as pairs of field and column."""
+        own = [(name, getattr(self, name)) for name in _OWN_FIELDS]
+        others = [(name, column) for name, columns in self.others.columns for column in columns]
+        return [(name, column) for name, column in own if column != getattr(PromptColumns, name)] + others
+
     def check_columns(self, source: Source) -> None:
         """Check that the mapped columns occur in the first rows of a source.
 
         Raises:
             UsageError: one does not occur; its field would be missing in every row.
         """
-        defaults = type(self)()
-        own = {name: getattr(self, name) for name in _OWN_FIELDS if getattr(self, name) != getattr(defaults, name)}
-        columns = [*own.values(), *self.others.list_columns(), *self.keep, *([self.number] if self.number else [])]
+        mapped = [column for _, column in self.list_mapped()]
+        columns = [*mapped, *self.keep, *([self.number] if self.number else [])]
         existing: dict[str, None] = {}
         for _, row in source.read_range(0, CHECKED_ROWS, lambda name: name in columns):
             if isinstance(row, UsageError):

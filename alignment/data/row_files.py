@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Self
@@ -26,7 +26,7 @@ from flex_judge.judges.io.json_rows import (
     read_json_lines,
 )
 from flex_judge.judges.io.parquet import read_parquet, read_parquet_info
-from flex_judge.judges.media.paths import MediaFolders, list_media_folders
+from flex_judge.judges.media.paths import list_media_folders
 from flex_judge.judges.validation.text_files import detect_form, get_format_suffix
 
 INDEX_STRIDE = 64
@@ -88,8 +88,8 @@ class RowFile(ABC):
     def read_range(self, start: int, stop: int, needs: NeedsColumn = need_all) -> Iterator[LocatedRow]:
         """Yield rows `start` to `stop` (exclusive), each with its location for messages."""
 
-    @property
-    def folder(self) -> MediaFolders:
+    @cached_property  # asked for with every row
+    def folder(self) -> tuple[Path, ...]:
         """Folders that relative media paths refer to: that of the path, then that of the file it is a link to."""
         return list_media_folders(self.path)
 
@@ -130,7 +130,7 @@ class JsonLinesFile(RowFile):
         if start >= stop:
             return
         if self.offsets is None:
-            yield from _read_through(self, start, stop)
+            yield from _read_through(self, partial(read_json_lines, self.path, self.name, unit="line"), start, stop)
             return
         offset, first_line = self.offsets[start // INDEX_STRIDE]
         skipped = start % INDEX_STRIDE
@@ -155,15 +155,17 @@ class CsvFile(RowFile):
         """See `RowFile.read_range`. The cells are text, see `flex_judge.judges.io.columns.read_cells`."""
         stop = min(stop, self.count)
         if start < stop:
-            yield from _read_through(self, start, stop)
+            yield from _read_through(self, partial(read_csv_rows, self.path, name=self.name), start, stop)
 
 
 _cursors: dict[RowFile, list[tuple[int, Iterator[LocatedRow]]]] = {}
 _cursor_lock = Lock()
 
 
-def _read_through(file: JsonLinesFile | CsvFile, start: int, stop: int) -> Iterator[LocatedRow]:
-    """Read rows of a file that is read from the start.
+def _read_through(
+    file: RowFile, read_all: Callable[[], Iterator[LocatedRow]], start: int, stop: int
+) -> Iterator[LocatedRow]:
+    """Read rows of a file that is read from the start with `read_all`.
 
     Readers stay open after their range, so that a worker which reads range after range reads the file only once.
     """
@@ -172,12 +174,7 @@ def _read_through(file: JsonLinesFile | CsvFile, start: int, stop: int) -> Itera
         cursor = max((c for c in cursors if c[0] <= start), default=None, key=lambda c: c[0])
         if cursor:
             cursors.remove(cursor)
-    if cursor:
-        position, rows = cursor
-    elif isinstance(file, CsvFile):
-        position, rows = 0, read_csv_rows(file.path, name=file.name)
-    else:
-        position, rows = 0, read_json_lines(file.path, file.name, unit="line")
+    position, rows = cursor or (0, read_all())
     yield from itertools.islice(rows, start - position, stop - position)
     with _cursor_lock:
         cursors.append((stop, rows))

@@ -8,6 +8,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -78,7 +79,7 @@ def open_source(text: str) -> Source:
     """
     source: Source
     path, split = split_location(text)
-    if text.startswith(HUB) or (path.is_dir() and list_saved_splits(path) is not None):
+    if is_dataset(text):
         source = open_dataset(text)
     elif path.is_dir():
         source = _open_folder(text, path, split)
@@ -87,6 +88,12 @@ def open_source(text: str) -> Source:
     if not len(source):
         raise UsageError(f"{source.name}: has no rows")
     return source
+
+
+def is_dataset(text: str) -> bool:
+    """Return whether a text names a data set that `datasets` loads, see `open_dataset`."""
+    path, _ = split_location(text)
+    return text.startswith(HUB) or (path.is_dir() and list_saved_splits(path) is not None)
 
 
 def open_dataset(text: str) -> HubDataset | SavedDataset:
@@ -190,13 +197,10 @@ class JoinedFiles:
         parts = "".join(f"{file.name}\0{file.digest}\n" for file in self.files)
         return hashlib.sha256(parts.encode()).hexdigest()
 
-    @property
+    @cached_property  # asked for with every row
     def folder(self) -> MediaFolders:
         """Folders of the files, in which relative media paths are searched."""
-        folders: dict[Path, None] = {}
-        for file in self.files:
-            folders |= dict.fromkeys((file.folder,) if isinstance(file.folder, Path) else file.folder)
-        return tuple(folders)
+        return tuple(dict.fromkeys(folder for file in self.files for folder in file.folder))
 
     def __len__(self) -> int:
         return sum(map(len, self.files))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.folders import load_split
-from flex_judge.alignment.data.hub import HUB, list_saved_splits
 from flex_judge.alignment.data.rows import ANSWER_COLUMNS
-from flex_judge.alignment.data.sources import SOURCE_FORMS, has_text_tables, open_dataset, open_source, split_location
+from flex_judge.alignment.data.sources import (
+    SOURCE_FORMS,
+    has_text_tables,
+    is_dataset,
+    open_dataset,
+    open_source,
+    split_location,
+)
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.columns import ColumnMapping, describe_missing_column
@@ -31,10 +37,10 @@ def read_preferences(text: str, columns: ColumnMapping) -> tuple[Any, list[str]]
     Raises:
         UsageError: The data does not exist, has no rows, or lacks an answer column.
     """
-    path, split = split_location(text)
-    if text.startswith(HUB) or (path.is_dir() and list_saved_splits(path) is not None):
+    if is_dataset(text):
         rows, problems = _rename_columns(open_dataset(text).table, columns, text), list[str]()
     else:
+        path, split = split_location(text)
         if not path.exists():
             raise UsageError(
                 f"{text}: no such preference data; expected the folder of a `flex-judge preferences` run, or "
@@ -48,7 +54,7 @@ def read_preferences(text: str, columns: ColumnMapping) -> tuple[Any, list[str]]
         if rows is None:
             source = open_source(text)
             table = source.read_range(0, len(source), columns.wrap_needs(PREFERENCE_FIELDS.__contains__))
-            rows, problems = _build_table(columns.map_rows(table), text, PREFERENCE_FIELDS)
+            rows, problems = _build_table(columns.map_rows(table), text)
     missing = [name for name in ANSWER_COLUMNS if name not in rows.column_names]
     if missing:
         names = ", ".join(rows.column_names)
@@ -95,13 +101,12 @@ def _load_file(path: Path) -> Any | None:
     return None
 
 
-def _build_table(rows: Iterable[LocatedRow], name: str, columns: Collection[str]) -> tuple[Any, list[str]]:
-    """Build a data set of the rows that can be read.
+def _build_table(rows: Iterable[LocatedRow], name: str) -> tuple[Any, list[str]]:
+    """Build a data set of the rows that can be read, with the columns of `PREFERENCE_FIELDS`.
 
     Args:
         rows: the rows.
         name: name of the data, for messages.
-        columns: columns that are kept.
 
     Returns:
         The rows as a `datasets.Dataset`, and the problem of each row that cannot be read.
@@ -120,7 +125,7 @@ def _build_table(rows: Iterable[LocatedRow], name: str, columns: Collection[str]
             readable.append(row)
     if not readable:
         raise UsageError(problems[0] if problems else f"{name}: has no rows")
-    names = {column: None for row in readable for column in row if column in columns}
+    names = {column: None for row in readable for column in row if column in PREFERENCE_FIELDS}
     try:
         table = Dataset.from_list([{column: row.get(column) for column in names} for row in readable])
     except (ValueError, TypeError) as e:  # the errors of pyarrow for columns of several types

@@ -27,7 +27,8 @@ Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
 Result = TypeVar("Result")
 _callbacks: ContextVar[tuple[Any, ...]] = ContextVar("callbacks", default=())
 TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
-"""Errors that TRL raises for unsuitable settings or data."""
+"""Errors that TRL raises for unsuitable settings or data; NotImplementedError for settings that it does not support
+together, such as `sync_ref_model` with an adapter."""
 LOG_FILE = "training.json"
 """File with the trainer's log. It is written last, so a folder with it holds a fully trained model."""
 

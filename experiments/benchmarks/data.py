@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.data.hub import HUB, HubDataset, list_saved_splits
-from flex_judge.alignment.data.sources import open_dataset, split_location
+from flex_judge.alignment.data.hub import HUB, HubDataset
+from flex_judge.alignment.data.sources import is_dataset, open_dataset
 from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
@@ -216,8 +216,7 @@ def _use_absolute_paths(record: Record) -> Record:
 
 
 def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Sequence[str]) -> BenchmarkData:
-    location, _ = split_location(name)
-    if name.startswith(HUB) or (location.is_dir() and list_saved_splits(location) is not None):
+    if is_dataset(name):
         return _open_dataset(name)
     path = Path(name)
     if path.is_dir():

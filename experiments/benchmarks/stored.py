@@ -17,6 +17,7 @@ from typing import Any
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.experiments.benchmarks.items import Item
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.json_rows import is_row_id
 from flex_judge.judges.protocol.prompts import THINK_CLOSE, THINK_OPEN
 from flex_judge.judges.validation.text_files import get_format_suffix
 
@@ -125,7 +126,7 @@ def _parse_row(where: str, row: Mapping[str, Any]) -> StoredReplies:
         return UsageError(f"{where}, field {name!r}: expected {expected}, got {row.get(name)!r:.80}")
 
     item_id = row.get("id", row.get(ROW))
-    if isinstance(item_id, bool) or not isinstance(item_id, str | int) or item_id == "":
+    if not is_row_id(item_id):
         raise make_error("id", "the id of an item")
     if ("text" in row) == ("texts" in row):
         raise UsageError(f"{where}: expected a field 'text' or a field 'texts'")

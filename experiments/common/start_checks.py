@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
+from flex_judge.alignment.data.prompts import CHECKED_ROWS as NAMED_ROWS
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.pipeline.judge_service import RemoteJudge
@@ -150,12 +150,13 @@ def check_columns(source: Source, columns: PromptColumns) -> None:
         UsageError: none of the first rows can be read, or a mapped column occurs in none of them.
     """
     stop = min(len(source), CHECKED_ROWS)
-    rows = [data for _, data in islice(source.read_range(0, stop), stop) if not isinstance(data, UsageError)]
+    # More rows than below, because a medium may be in few of them.
+    table = source.read_range(0, NAMED_ROWS, columns.needs_column)
+    rows = [data for _, data in table if not isinstance(data, UsageError)]
     names = {name: None for data in rows for name in data}
-    default = PromptColumns()
-    for field in ("id", "images"):
-        column = getattr(columns, field)
-        if rows and column != getattr(default, field) and column not in names:
+    for field, column in columns.list_mapped():
+        # The rows report a missing prompt themselves.
+        if rows and field != "prompt" and column not in names:
             raise UsageError(
                 f"--column {field}={column}: {source.name} has no such column; the columns are {', '.join(names)}"
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flex_judge.judges.errors import UsageError, suggest_name
+from flex_judge.judges.errors import UsageError, find_similar_name, suggest_name
 from flex_judge.judges.io.json_rows import MAX_DEPTH, LocatedRow, NeedsColumn, TextRow
 from flex_judge.judges.validation.json_structure import is_deeper
 
@@ -131,9 +131,9 @@ NO_MAPPING = ColumnMapping()
 def describe_missing_column(column: str, existing: Iterable[str]) -> str:
     """Describe a column of `--column` that does not exist."""
     names = [name for name in existing if name]
-    suggestion = suggest_name(column, names)
-    found = "" if suggestion.startswith("expected") else f"the columns are {', '.join(names)}; "
-    return f"has no column {column!r}; {found}{suggestion.replace('expected one of', 'the columns are')}"
+    similar = find_similar_name(column, names)
+    hint = f"; did you mean {similar!r}?" if similar else ""
+    return f"has no column {column!r}; the columns are {', '.join(names)}{hint}"
 
 
 def read_cells(row: Mapping[str, Any], fields: Mapping[str, str] | None = None) -> Mapping[str, Any]:

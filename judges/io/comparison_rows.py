@@ -39,9 +39,7 @@ def comparison_to_json(comparison: Comparison, where: str = "") -> dict[str, Any
         **({"tools": list(tools)} if tools else {}),
         "responses": [response_to_openai(response, _name_medium) for response in comparison.responses],
     }
-    is_short = len(json.dumps(texts, ensure_ascii=False)) <= MAX_CHARS
-    origin = {"rubric": comparison.rubric, "digest": comparison.digest, "where": where}
-    return {**(texts if is_short else {}), **origin}
+    return {**_drop_long(texts), "rubric": comparison.rubric, "digest": comparison.digest, "where": where}
 
 
 def input_to_json(data: Mapping[str, Any], rubric: str, where: str = "") -> dict[str, Any]:
@@ -53,11 +51,7 @@ def input_to_json(data: Mapping[str, Any], rubric: str, where: str = "") -> dict
         where: file and row.
     """
     texts = {name: data[name] for name in ("prompt", "responses") if name in data}
-    try:
-        is_short = len(json.dumps(texts, ensure_ascii=False)) <= MAX_CHARS
-    except (TypeError, ValueError):  # media as bytes
-        is_short = False
-    return {**(texts if is_short else {}), "rubric": rubric, "where": where}
+    return {**_drop_long(texts), "rubric": rubric, "where": where}
 
 
 def read_comparison_json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +63,14 @@ def read_comparison_json(row: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             return {}
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _drop_long(texts: dict[str, Any]) -> dict[str, Any]:
+    """Return the texts of a comparison, or nothing if they are too long or not JSON, such as media as bytes."""
+    try:
+        return texts if len(json.dumps(texts, ensure_ascii=False)) <= MAX_CHARS else {}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _name_medium(medium: Media) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import IO, Any
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.json_rows import LocatedRow, TextRow, UnreadableRowError
+from flex_judge.judges.io.json_rows import LocatedRow, TextRow, UnreadableRowError, describe_damage
 from flex_judge.judges.validation.text_files import BAD_BYTE, get_format_suffix, open_text
 
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -50,8 +50,7 @@ def read_csv_rows(path: Path, columns: Sequence[str] = (), name: str | None = No
     except UsageError as e:
         if not number:
             raise
-        where = f"{name}, row {number + 1}"
-        yield where, UsageError(f"{where}: this row and the rest of the file cannot be read: {e}")
+        yield describe_damage(f"{name}, row {number + 1}", e)
 
 
 def _read_rows(path: Path, file: IO[str], columns: Sequence[str], name: str) -> Iterator[LocatedRow]:

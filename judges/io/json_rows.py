@@ -141,7 +141,7 @@ def read_json_lines(path: Path, name: str | None = None, unit: Literal["row", "l
     for row_number, line_number, line in iterate_row_lines(path):
         where = f"{name}, {unit} {row_number if unit == 'row' else line_number}"
         if isinstance(line, UsageError):
-            yield _describe_damage(where, line)
+            yield describe_damage(where, line)
         else:
             # A broken line is easier to find by its line number.
             yield where, parse_row(line, f"{name}, line {line_number}")[1]
@@ -162,7 +162,8 @@ def iterate_row_lines(path: Path) -> Iterator[tuple[int, int, bytes | UsageError
         yield rows + 1, lines + 1, e
 
 
-def _describe_damage(where: str, error: UsageError) -> LocatedRow:
+def describe_damage(where: str, error: UsageError) -> LocatedRow:
+    """Return the row at which a file ends early, as an error."""
     return where, UsageError(f"{where}: this row and the rest of the file cannot be read: {error}")
 
 
@@ -214,7 +215,7 @@ def read_json_file(path: Path, name: str | None = None, unwrap: bool = False) ->
                 number += 1
                 yield parse_row(line, f"{name}, row {number}")
     if damage:
-        yield _describe_damage(f"{name}, row {number + 1}", damage)
+        yield describe_damage(f"{name}, row {number + 1}", damage)
 
 
 def _find_rows(value: Any, name: str) -> list[Any]:

@@ -17,10 +17,10 @@ PARQUET_FEATURE = "a Parquet file"
 BATCH_ROWS = 1024
 """Number of rows that are converted at a time, so that large files do not have to fit into memory."""
 VALUE_ERRORS = (OSError, ValueError, TypeError, LookupError, OverflowError, MemoryError, NotImplementedError)
-"""Errors of pyarrow for damaged files and for values that Python cannot hold; all of its error types inherit from one.
+"""Errors of pyarrow for damaged files and for values that Python cannot hold; most of its error types inherit from one.
 
 For example, text that is not UTF-8 raises UnicodeDecodeError, a date after the year 9999 OverflowError, and a damaged
-page OSError.
+page OSError. NotImplementedError is a base of ArrowNotImplementedError, for nested values that it cannot convert.
 """
 
 

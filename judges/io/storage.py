@@ -67,7 +67,7 @@ def find_storage_error(error: BaseException) -> StorageError | None:
         number = get_error_number(cause)
         if number in FULL:
             name = getattr(cause, "filename", None)
-            return _build_error(UNNAMED_FILE if name is None else str(name), number, _describe(number))
+            return _build_error(UNNAMED_FILE if name is None else str(name), number, os.strerror(number))
         # Ray keeps the error of a worker in `cause`.
         cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
     return None
@@ -88,7 +88,3 @@ def _build_error(path: str, number: int | None, problem: str) -> StorageError:
     return StorageError(
         f"{path}: cannot be written ({problem}); {remedy} and run the same command again, which keeps finished work"
     )
-
-
-def _describe(number: int | None) -> str:
-    return os.strerror(number) if number is not None else "unknown problem"

@@ -157,6 +157,7 @@ def test_wrong_adapter_and_contradicting_lengths(command: str, capsys: pytest.Ca
         (["--column", "prompt=question"], "field 'question': missing or null; the columns are id, prompt, answer"),
         (["--column", "id=key"], "--column id=key: p.jsonl has no such column; the columns are id, prompt, answer"),
         (["--column", "images=pictures"], "--column images=pictures: p.jsonl has no such column"),
+        (["--column", "videos=clips"], "--column videos=clips: p.jsonl has no such column; the columns are id, prompt"),
         (["--keep", "source"], "none of the first 3 rows can be used; the first: p.jsonl, line 1, field 'source'"),
         (["--answer", "result"], "field 'result': missing, but required"),
         (["--answer", "prompt"], "field 'prompt': expected a number"),

@@ -7,7 +7,6 @@ trainers need no special case.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import shutil
@@ -15,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from flex_judge.judges.errors import ModelNotFoundError
+from flex_judge.judges.errors import ModelNotFoundError, find_similar_name
 from flex_judge.judges.models.cache import build_once, fingerprint_folder, get_cache_dir
 
 CONVERSION = 1  # increment when the conversion changes, so that caches of older versions are not used
@@ -192,6 +191,6 @@ def find_embedded_model(name: str) -> EmbeddedModel:
     """
     if name in EMBEDDED:
         return EMBEDDED[name]
-    similar = difflib.get_close_matches(name, EMBEDDED, n=1)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
+    similar = find_similar_name(name, EMBEDDED)
+    hint = f"; did you mean {similar}?" if similar else ""
     raise ModelNotFoundError(f"no embedded model {name!r}; there are {', '.join(EMBEDDED)}{hint}")
