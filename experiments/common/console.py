@@ -78,9 +78,10 @@ def get_terminal() -> int:
 
 
 def print_status(text: str) -> None:
-    """Print a line for people on the original standard error."""
+    """Print a line for people on the original standard error; never raises, whoever reads it."""
     sys.stderr.flush()
-    os.write(get_terminal(), f"flex-judge: {text}\n".encode(errors="backslashreplace"))
+    with SafeStream(get_terminal()) as terminal:
+        terminal.write(f"flex-judge: {text}\n")
 
 
 def build_console(file: TextIO) -> Console:
