@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from flex_judge.experiments.common.stopping import print_above
 from flex_judge.experiments.common.streams import SafeStream
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
-        console = build_console(terminal)
-        with print_above(console):
-            yield console
+        yield build_console(terminal)
     finally:
         _terminals.pop()
         sys.stdout.flush()
