@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback
 from trl import SFTTrainer
 
 from flex_judge.alignment.judge_training.evaluation import (
@@ -54,14 +54,7 @@ class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
     """
 
     def __init__(
-        self,
-        *,
-        base: str,
-        checkpoint: Checkpoint,
-        evaluation: HeldOutEvaluation | None,
-        patience: int,
-        callbacks: Sequence[TrainerCallback] = (),
-        **trl: Any,
+        self, *, base: str, checkpoint: Checkpoint, evaluation: HeldOutEvaluation | None, patience: int, **trl: Any
     ) -> None:
         """Create a trainer.
 
@@ -70,15 +63,14 @@ class JudgeTrainer(FamilyWeightsMixin, SFTTrainer):  # type: ignore[misc]
             checkpoint: Opened checkpoint of the base model.
             evaluation: Held-out comparisons; None for no evaluation.
             patience: Number of evaluations in a row without a better metric that end training; 0 for no early stopping.
-            callbacks: Further callbacks.
-            **trl: Other arguments of SFTTrainer.
+            **trl: Arguments of SFTTrainer.
 
         Raises:
             ValueError: TRL rejects an argument.
         """
         self.base, self.checkpoint, self.evaluation = base, checkpoint, evaluation
-        early_stopping = [EarlyStoppingCallback(patience)] if patience else []
-        super().__init__(callbacks=[*early_stopping, *callbacks], **trl)
+        callbacks = [EarlyStoppingCallback(patience)] if patience else []
+        super().__init__(callbacks=callbacks, **trl)
 
     @property
     def is_adapter(self) -> bool:

@@ -79,7 +79,7 @@ def tune_judge(
         held_out: Examples for the evaluation loss; None for no evaluation loss.
         evaluation: Held-out comparisons; None for no evaluation.
         patience: Early stopping, see `JudgeTrainer`.
-        callbacks: Further callbacks of the trainer.
+        callbacks: Further callbacks of the trainer, see `build_trainer`.
 
     Raises:
         UsageError: TRL rejects a setting.

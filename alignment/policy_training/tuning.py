@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 Trainer = TypeVar("Trainer", bound=FamilyWeightsMixin)
 Result = TypeVar("Result")
-_callbacks: ContextVar[tuple[Any, ...]] = ContextVar("callbacks", default=())
 TRL_ERRORS = (ValueError, NotImplementedError, ImportError, OSError)
 """Errors that TRL raises for unsuitable settings or data; NotImplementedError for settings that it does not support
 together, such as `sync_ref_model` with an adapter."""
@@ -40,7 +37,7 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset, callbacks: Sequ
         model: TRL's settings of the model.
         args: TRL's training settings.
         rows: Preferences from `prepare_preferences`.
-        callbacks: Further callbacks of the trainer.
+        callbacks: Further callbacks of the trainer, see `build_trainer`.
 
     Raises:
         UsageError: TRL rejects a setting or the data.
@@ -50,7 +47,7 @@ def tune_dpo(model: ModelConfig, args: DPOConfig, rows: Dataset, callbacks: Sequ
     if read_model_type(model.model_name_or_path) == MOL_LLAMA:
         _tune_on_molecules(model, args, rows, callbacks)
     else:
-        _tune_with_trainer(DPOTrainer, model, args, rows, callbacks=list(callbacks))
+        _tune_with_trainer(DPOTrainer, model, args, rows, callbacks=callbacks)
 
 
 def prepare_preferences(model: ModelConfig, args: DPOConfig, data: PolicyTrainingData) -> PolicyTrainingData:
@@ -123,7 +120,7 @@ def _tune_on_molecules(model: ModelConfig, args: DPOConfig, rows: Dataset, callb
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
-        callbacks=list(callbacks),
+        callbacks=callbacks,
     )
     _train_and_save(trainer, args)
     remove_reference_adapter(Path(args.output_dir))
@@ -139,7 +136,7 @@ def tune_grpo(
         args: TRL's training settings.
         rows: Prompts.
         reward: Reward function of the judge.
-        callbacks: Further callbacks of the trainer.
+        callbacks: Further callbacks of the trainer, see `build_trainer`.
 
     Raises:
         UsageError: TRL rejects a setting or the data.
@@ -147,7 +144,7 @@ def tune_grpo(
     """
     from trl import GRPOTrainer
 
-    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward, callbacks=list(callbacks))
+    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward, callbacks=callbacks)
 
 
 def check_grpo_policy(policy: str) -> None:
@@ -202,18 +199,18 @@ def _train_and_save(trainer: Any, args: Any) -> None:
     _empty_cache()
 
 
-def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
+def build_trainer(kind: Callable[..., Trainer], *, callbacks: Sequence[Any] = (), **arguments: Any) -> Trainer:
     """Create a trainer and check that it can train and save.
 
     Args:
         kind: Trainer class of TRL, combined with `FamilyWeightsMixin`.
+        callbacks: Further callbacks of transformers. If there are any, its progress bars are left out.
         **arguments: Arguments of the class.
 
     Raises:
         UsageError: TRL rejects a setting or the data, no row is short enough to train on, or the model would not be
             saved.
     """
-    callbacks = _callbacks.get()
     if callbacks:
         arguments["args"].disable_tqdm = True
     trainer = _call_trl(kind, **arguments)
@@ -230,16 +227,6 @@ def build_trainer(kind: Callable[..., Trainer], **arguments: Any) -> Trainer:
         raise UsageError(f"--max_length {limit}: no row is left to train on, because every prompt is longer; raise it")
     trainer.check_saves()
     return trainer
-
-
-@contextmanager
-def use_callbacks(*callbacks: Any) -> Iterator[None]:
-    """Add callbacks of transformers to all trainers that are built in the block, and leave out its progress bars."""
-    token = _callbacks.set(callbacks)
-    try:
-        yield
-    finally:
-        _callbacks.reset(token)
 
 
 def _call_trl(function: Callable[..., Result], *arguments: Any, **keywords: Any) -> Result:

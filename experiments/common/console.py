@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from flex_judge.experiments.common.stopping import print_above
 from flex_judge.experiments.common.streams import SafeStream
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ def redirect_libraries(log: Path) -> Iterator[Console]:
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
-        console = build_console(terminal)
-        with print_above(console):
-            yield console
+        yield build_console(terminal)
     finally:
         _terminals.pop()
         sys.stdout.flush()
@@ -78,9 +75,10 @@ def get_terminal() -> int:
 
 
 def print_status(text: str) -> None:
-    """Print a line for people on the original standard error."""
+    """Print a line for people on the original standard error; never raises, whoever reads it."""
     sys.stderr.flush()
-    os.write(get_terminal(), f"flex-judge: {text}\n".encode(errors="backslashreplace"))
+    with SafeStream(get_terminal()) as terminal:
+        terminal.write(f"flex-judge: {text}\n")
 
 
 def build_console(file: TextIO) -> Console:

@@ -7,14 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from flex_judge.experiments.common.reporting.wording import format_duration
+from flex_judge.experiments.common.stopping import print_above
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.live import Live
 
 LINE_INTERVAL_S, JSON_INTERVAL_S = 15.0, 2.0
 """Seconds between two lines of a phase, without a terminal and with --json-progress."""
@@ -56,7 +56,7 @@ class Phase:
         self.waiting_for = waiting_for
         """What a step waits for, or a note on the work, such as the loss."""
         self.is_finished = self.is_stopped = False
-        self._started_at = self._shown_at = time.monotonic()
+        self._started_at = time.monotonic()
         self._ended_at = 0.0
         self._history: deque[tuple[float, int]] = deque([(self._started_at, done)])
 
@@ -169,7 +169,7 @@ class Progress:
         self._is_json = uses_json_progress()
         self._is_live = console.is_terminal and not self._is_json
         self._interval_s = JSON_INTERVAL_S if self._is_json else LINE_INTERVAL_S
-        self._live: Live | None = None
+        self._display = ExitStack()
         self._closing = threading.Event()
         self._ticker: threading.Thread | None = None
 
@@ -179,8 +179,8 @@ class Progress:
 
             # What libraries print belongs to their log, not above the live lines.
             options: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}
-            self._live = Live(console=self.console, get_renderable=self._render, **options)
-            self._live.start()
+            self._display.enter_context(print_above(self.console))
+            self._display.enter_context(Live(console=self.console, get_renderable=self._render, **options))
         else:
             self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
             self._ticker.start()
@@ -193,8 +193,7 @@ class Progress:
         self._closing.set()
         if self._ticker is not None:
             self._ticker.join()
-        if self._live is not None:
-            self._live.stop()
+        self._display.close()
 
     def start_phase(self, title: str, total: int | None = None, done: int = 0, waiting_for: str = "") -> Phase:
         """Start a phase; phases may overlap. See `Phase` for the parameters."""

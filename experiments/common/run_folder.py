@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 import importlib
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flex_judge.experiments.common.command_line import get_command
+from flex_judge.experiments.common.console import print_status
 from flex_judge.judges.errors import UsageError, to_one_line
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_text
@@ -177,5 +177,4 @@ def write_page(run: Path, tables: Sequence[Path], *, is_stopped: bool) -> None:
         return
     except Exception as e:  # noqa: BLE001 - the results are on the disk
         text = f"no page was written: {to_one_line(e)}; try: flex-judge report {run}"
-    with suppress(OSError):
-        print(f"flex-judge: {to_one_line(text)}", file=sys.stderr, flush=True)
+    print_status(to_one_line(text))

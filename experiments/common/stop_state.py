@@ -67,7 +67,7 @@ class StopState:
         while (number := os.read(pipe, 1)) not in (b"", b"\0"):
             if signal.Signals(number[0]) not in SIGNALS:
                 continue
-            if not self.is_requested.is_set() or self._first_s == math.inf:
+            if self._first_s == math.inf:
                 self._first_s = time.monotonic()
                 self.is_requested.set()
                 # In yet another thread: a terminal that takes no output must not delay the second signal.

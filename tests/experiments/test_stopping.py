@@ -203,3 +203,10 @@ def test_full_disk_behind_standard_output_is_one_line() -> None:
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
     assert process.stderr == "flex-judge: the output was not written: No space left on device\n"
+
+
+def test_status_line_that_cannot_be_written_does_not_fail_the_work() -> None:
+    code = "from flex_judge.experiments.common.console import print_status; print_status('a'); print('done')"
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (process.returncode, process.stdout) == (0, "done\n")

@@ -26,7 +26,6 @@ from flex_judge.judges.errors import (
 from flex_judge.judges.io.comparison_rows import COMPARISON, comparison_to_json
 from flex_judge.judges.judge import FlexJudge
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 
 _FIELD = re.compile(r"((?:prompt|responses|images?|videos?|audios?|molecules?|tools)(?:\[\d+\]|\.\w+)*): ")
@@ -119,7 +118,7 @@ def check_judge(config: JudgeRun) -> None:
         return
     if config.replay:
         return
-    start_checks.check_judge(JudgeConfig(config.judge.engine, config.build_settings(config.judge.engine.model)))
+    start_checks.check_judge(config.judge_config)
     start_checks.check_engine_memory([config.judge.engine], "the judge", "use a smaller model", uses_ray=False)
 
 

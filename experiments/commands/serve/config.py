@@ -110,6 +110,14 @@ class ServeRun:
         )
 
     @property
+    def judge_config(self) -> JudgeConfig:
+        """Engine and judging settings of the judge."""
+        judge = self.service.judge
+        # Absolute, because replicas have other working directories.
+        engine = replace(judge.engine, ledger=str(Path(self.ledger).resolve())) if self.ledger else judge.engine
+        return JudgeConfig(engine, set_think_budget(judge.settings, engine.model, self.max_think_tokens))
+
+    @property
     def log_config(self) -> LogConfig:
         """Settings of the log, with an absolute path, because replicas have other working directories."""
         log = self.service.log
@@ -121,13 +129,12 @@ class ServeRun:
         Raises:
             UsageError: the judge cannot be loaded, or this machine is too small.
         """
-        judge = self.service.judge
-        settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
-        check_judge(JudgeConfig(judge.engine, settings))
+        check_judge(self.judge_config)
         cluster = None if self.address else preview_local_cluster()
         if cluster is not None:
-            replicas = self.build_service_config(cluster).replica_range[0]
-            check_engine_memory([judge.engine] * replicas, "the service", "use fewer --replicas", uses_ray=True)
+            service = self.build_service_config(cluster)
+            engines = [service.judge.engine] * service.replica_range[0]
+            check_engine_memory(engines, "the service", "use fewer --replicas", uses_ray=True)
 
     def with_port(self, port: int) -> ServeRun:
         """Return the same settings with another port."""
@@ -153,13 +160,9 @@ class ServeRun:
         if replicas is None:
             # One per GPU; without GPUs a single replica, which gets all cores.
             replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
-        judge = self.service.judge
-        settings = set_think_budget(judge.settings, judge.engine.model, self.max_think_tokens)
-        # Absolute, because replicas have other working directories.
-        engine = replace(judge.engine, ledger=str(Path(self.ledger).resolve())) if self.ledger else judge.engine
         config = replace(
             self.service,
-            judge=JudgeConfig(engine, settings),
+            judge=self.judge_config,
             replicas=replicas,
             gateway=self.gateway_config,
             log=self.log_config,

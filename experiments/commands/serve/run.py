@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from flex_judge.experiments.commands.serve.config import ServeRun
-from flex_judge.experiments.common.console import build_console, reserve_stdout
+from flex_judge.experiments.common.console import build_console, print_status, reserve_stdout
 from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.experiments.common.stopping import call_on_stop, describe_stop, is_stop_requested
 from flex_judge.judges.errors import ClusterError
@@ -46,10 +46,10 @@ def main(config: ServeRun) -> int:
         config = config.with_port(find_free_port(config.host, config.port))
     config, has_short_key = config.hide_key()
     if has_short_key:
-        _print_status("warning: the API key is short and could be guessed; make one with: openssl rand -hex 32")
+        print_status("warning: the API key is short and could be guessed; make one with: openssl rand -hex 32")
     # The proxies read this when they start: they store a body until the gateway has taken it.
     os.environ.setdefault(PROXY_BODY_VARIABLE, str(config.gateway_config.max_body_mib))
-    _print_status(f"starting {config.service.judge.engine.model}; the first start of a model can take minutes")
+    print_status(f"starting {config.service.judge.engine.model}; the first start of a model can take minutes")
     try:
         with reserve_stdout() as out, describe_stop(STARTING_PLAN), _start_ray(config) as cluster:
             return asyncio.run(_run_service(config, cluster, out))
@@ -62,7 +62,7 @@ async def _run_service(config: ServeRun, cluster: Cluster, out: TextIO) -> int:
     service_config = config.build_service_config(cluster)
     http = HttpAddress(config.host, config.port, config.every_node)
     log_file = find_log_file(service_config.log, service_config.name)
-    _print_status(f"log: {log_file}; logs of Ray: {find_log_folder()}")
+    print_status(f"log: {log_file}; logs of Ray: {find_log_folder()}")
     # Without --log-file, the log is shown here too.
     copying = copy_log(log_file) if log_file and service_config.log.log_file is None else contextlib.nullcontext()
     with copying, _set_event_on_stop() as stop:
@@ -72,15 +72,15 @@ async def _run_service(config: ServeRun, cluster: Cluster, out: TextIO) -> int:
             with describe_stop(DRAINING_PLAN):
                 fewest, most = service_config.replica_range
                 replicas = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-                _print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
+                print_status(f"{model} with {replicas} replica(s); metrics for Prometheus: {service.url}/metrics")
                 if cluster.local:
-                    _print_status(f"other commands can join this Ray with --address {cluster.address}")
+                    print_status(f"other commands can join this Ray with --address {cluster.address}")
                 if config.host not in ("127.0.0.1", "localhost", "::1") and config.api_key is None:
-                    _print_status(
+                    print_status(
                         "warning: anyone who can reach this address can use the service; require a key with --api-key"
                     )
                 if not await asyncio.to_thread(has_proxy_limits, service.url):
-                    _print_status(
+                    print_status(
                         "warning: the HTTP proxies of this cluster do not limit request heads; set "
                         f"{PROXY_CALLBACK_VARIABLE}={PROXY_CALLBACK} wherever `ray start` runs"
                     )
@@ -91,7 +91,7 @@ async def _run_service(config: ServeRun, cluster: Cluster, out: TextIO) -> int:
                 await asyncio.wait_for(service.drain(), config.service.drain_s)
                 return 0
             except TimeoutError:
-                _print_status(
+                print_status(
                     f"stopping: accepted requests are still unanswered after --drain-s {config.service.drain_s:g} s"
                 )
                 return 1
@@ -122,9 +122,7 @@ async def _wait_for_stop(stop: asyncio.Event, cluster: Cluster) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), POLL_S)
         if cluster.local and is_raylet_gone():
-            _print_status(
-                "the local Ray has died (its raylet is gone) and with it the service; start the service again"
-            )
+            print_status("the local Ray has died (its raylet is gone) and with it the service; start the service again")
             # Nothing can be shut down in order without a raylet. The process cleanup stops the remaining processes.
             os._exit(1)
 
@@ -175,7 +173,3 @@ def find_free_port(host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except OSError as e:
         raise ClusterError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from e
-
-
-def _print_status(text: str) -> None:
-    print(f"flex-judge: {text}", file=sys.stderr, flush=True)

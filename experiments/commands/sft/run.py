@@ -127,7 +127,7 @@ class JudgeTraining(TrainingRun):
             count = format_count(len(self.evaluation.comparisons), "held-out judgment")
             self._print_status(f"evaluating on {count} before the first step and during training")
         flags = self.flags
-        with self._show_training():
+        with self._show_training() as callbacks:
             self.tuned = tune_judge(
                 flags.policy,
                 flags.model,
@@ -136,7 +136,7 @@ class JudgeTraining(TrainingRun):
                 held_out=self.held_out,
                 evaluation=self.evaluation,
                 patience=flags.recipe.patience,
-                callbacks=[self.build_stop_callback()],
+                callbacks=callbacks,
             )
 
     def _prepare_folder(self, folder: Path) -> None:

@@ -211,8 +211,8 @@ class PolicyTraining(TrainingRun):
     def _train_policy(self) -> None:
         flags, recipe, rows = self.flags, self.recipe, self.data.rows
         if flags.kind.name == "dpo":
-            with self._show_training():
-                tune_dpo(flags.model, flags.args, rows, [self.build_stop_callback()])
+            with self._show_training() as callbacks:
+                tune_dpo(flags.model, flags.args, rows, callbacks)
             return
         from flex_judge.reward.trl import JudgeReward
 
@@ -241,8 +241,8 @@ class PolicyTraining(TrainingRun):
                 # One id for all ranks, so that the service puts their completions into the same groups.
                 run=self.ranks.run_on_first(lambda: uuid4().hex),
             )
-            with self._show_training():
-                tune_grpo(flags.model, flags.args, rows, reward, [self.build_stop_callback()])
+            with self._show_training() as callbacks:
+                tune_grpo(flags.model, flags.args, rows, reward, callbacks)
 
     def _write_summary(self) -> dict[str, Any]:
         folder, held_out = self.folder, self.held_out

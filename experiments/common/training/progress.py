@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from flex_judge.alignment.policy_training.tuning import use_callbacks
 from flex_judge.experiments.common.progress import Phase, Progress, uses_json_progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters
 
@@ -56,21 +55,22 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc] # transformers is
 
 
 @contextmanager
-def show_training(progress: Progress) -> Iterator[None]:
-    """Show the training of the block as a phase, instead of the bars and tables of transformers and TRL."""
+def show_training(progress: Progress) -> Iterator[TrainingCallback]:
+    """Show the training of the block as a phase, instead of the bars and tables of transformers and TRL.
+
+    Yields:
+        The callback of the trainer that counts its steps.
+    """
     from trl.trainer import grpo_trainer
 
     def print_sample(*arguments: Any, **options: Any) -> None:
         print_completions(progress.console, *arguments, **options)
 
     print_table = grpo_trainer.print_prompt_completions_sample
-    with (
-        progress.show_phase("training", waiting_for="loading the model") as phase,
-        use_callbacks(TrainingCallback(phase)),
-    ):
+    with progress.show_phase("training", waiting_for="loading the model") as phase:
         grpo_trainer.print_prompt_completions_sample = print_sample
         try:
-            yield
+            yield TrainingCallback(phase)
         finally:
             grpo_trainer.print_prompt_completions_sample = print_table
 

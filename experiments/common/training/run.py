@@ -18,6 +18,7 @@ from flex_judge.experiments.common.ranks import Ranks
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import call_on_stop, describe_stop, is_stop_requested
 from flex_judge.experiments.common.training.flags import KINDS, TrainingFlags, parse_flags
+from flex_judge.experiments.common.training.progress import show_training
 from flex_judge.judges.errors import UsageError
 
 LIBRARY_LOG = "training.log"
@@ -57,15 +58,18 @@ class TrainingRun(ABC):
             return self.ranks.run_on_first(self._write_summary)
 
     @contextmanager
-    def _show_training(self) -> Iterator[None]:
-        """Show the training of the block; only the first rank does."""
-        if not self.ranks.is_first:
-            yield
-            return
-        from flex_judge.experiments.common.training.progress import show_training
+    def _show_training(self) -> Iterator[list[TrainerCallback]]:
+        """Show the training of the block; only the first rank does.
 
-        with Progress(self.console) as progress, show_training(progress):
-            yield
+        Yields:
+            The callbacks of the trainer, which count its steps and stop it with a checkpoint.
+        """
+        stop = StopCallback(lambda: self.ranks.is_any(is_stop_requested()), self._defer_stop, self.ranks.leave_group)
+        if not self.ranks.is_first:
+            yield [stop]
+            return
+        with Progress(self.console) as progress, show_training(progress) as count:
+            yield [stop, count]
 
     @property
     @abstractmethod
@@ -83,10 +87,6 @@ class TrainingRun(ABC):
     @abstractmethod
     def _write_summary(self) -> dict[str, Any]:
         """Write the summary and the model card, and return the summary. Called on the first rank."""
-
-    def build_stop_callback(self) -> Any:
-        """Build the callback of the trainer that stops training with a checkpoint; the same on every rank."""
-        return StopCallback(lambda: self.ranks.is_any(is_stop_requested()), self._defer_stop, self.ranks.leave_group)
 
     @contextmanager
     def _defer_stop(self) -> Iterator[None]:

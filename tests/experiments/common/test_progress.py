@@ -131,6 +131,28 @@ def test_lines_fit_a_terminal(columns: int, tmp_path: Path) -> None:
     assert any("a long reason" in line and line.endswith("…") for line in lines)
 
 
+STOPPED_SCRIPT = """
+import os, signal, sys, time
+from flex_judge.experiments.common.console import build_console
+from flex_judge.experiments.common.progress import Progress
+from flex_judge.experiments.common.stopping import call_on_stop, run_stoppable
+
+def work():
+    with call_on_stop(lambda: None), Progress(build_console(sys.stderr)) as progress, progress.show_phase("loading"):
+        time.sleep(1)  # until the display is drawn
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+sys.exit(run_stoppable("flex-judge", work))
+"""
+
+
+def test_acknowledgement_of_a_stop_has_its_own_line_above_any_display(tmp_path: Path) -> None:
+    status, lines = run_in_terminal([sys.executable, "-c", STOPPED_SCRIPT], 200, tmp_path)
+    assert status == 130
+    assert any(line.startswith("flex-judge: stopping (SIGINT): ") for line in lines), lines
+
+
 def write_comparisons(path: Path, count: int) -> None:
     rows = [{"id": str(i), "prompt": f"What is {i} + 3?", "responses": [f"It is {i + 3}."]} for i in range(count)]
     rows.append({"id": "faulty", "prompt": "What?", "responses": ["x"], "images": ["missing.png"]})
