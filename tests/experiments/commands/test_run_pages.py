@@ -265,6 +265,14 @@ def test_best_of_n_page_has_the_figures_of_the_summary() -> None:
     old = HtmlPage.load(write_page(Path("run")))
     assert len(old.find_items()) == len(html.find_items())
     assert old.text.count("What is 0 + 0?") == html.text.count("What is 0 + 0?") > 0
+    # An answer of a prompt can have no score, while others have one.
+    (first, *others) = read_rows("run/best_of_n.jsonl")
+    place = (first["best"] + 1) % 4
+    for name in ("scores", "expected_scores"):
+        first[name] = [None if k == place else value for k, value in enumerate(first[name])]
+    write_rows(Path("run/best_of_n.jsonl"), [first, *others])
+    item = next(item for item in HtmlPage.load(write_page(Path("run"))).find_items() if first["id"] in item)
+    assert f"Response {'ABCD'[place]} · no score" in item
 
 
 def test_preferences_page_shows_pairs() -> None:
