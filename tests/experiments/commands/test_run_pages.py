@@ -193,7 +193,7 @@ def test_unfinished_eval_and_demo_have_a_page(folder: Path) -> None:
 def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
     rows = [make_reference_row(n, (8, 4)) for n in range(1, 9)]
     rows[2]["score"] = "none"
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("rows.jsonl"), rows)
     teacher = ["--engine", "scripted", "--model", "scripts:fair_judge", "--max-think-tokens", "900", "--seeds", "1"]
     sizes = ["--pointwise", "2", "--pairwise", "2", "--held-out", "0", "--tolerance", "9", "--max-similarity", "1"]
     more = ["--pointwise-tokens", "0", "--pairwise-tokens", "0"]
@@ -204,7 +204,7 @@ def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
     assert html.cards["Usable judgments"] == str(summary["judgments"])
     for step in summary["steps"]:
         assert [f"After {step['step']}", str(step["kept"])] in html.rows
-    dropped = [json.loads(line) for line in Path("run/dropped.jsonl").read_text().splitlines()]
+    dropped = read_rows("run/dropped.jsonl")
     assert len(html.find_items("failed")) == len(dropped) > 0
     assert "What is 3?" in html.find_items("failed")[0]
 
