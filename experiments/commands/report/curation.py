@@ -62,7 +62,7 @@ def write_page(record: RunRecord) -> Path:
         sections.append(dropped)
     if (record.folder / JUDGMENTS).is_file():  # a synthetic teacher writes none
         sample = sample_judgments(iterate_journal(record.folder / JUDGMENTS))
-        sections += build_judgment_sections(record, sample)
+        sections += build_judgment_sections(record, sample, builder)
     sections.append(build_settings_section(record))
     return html.write_page(record.folder / PAGE, Page("Training data for a judge", [lead, Cards(cards)], sections))
 

@@ -33,7 +33,7 @@ def write_unfinished_page(record: RunRecord, title: str, intro: Sequence[PageBlo
     """
     sample = sample_judgments(iterate_journal(record.folder / JUDGMENTS))
     state = build_state(record, sample.total - sample.num_failed, sample.num_failed)
-    sections = build_judgment_sections(record, sample)
+    sections = build_judgment_sections(record, sample, ItemBuilder.for_folder(record.folder))
     return write_page(record.folder / PAGE, Page(title, [*intro, *state], [*sections, build_settings_section(record)]))
 
 
@@ -46,10 +46,9 @@ def write_evaluation_page(record: RunRecord) -> Path:
     return write_unfinished_page(record, f"Benchmark {settings.get('benchmark')}", [lead])
 
 
-def build_judgment_sections(record: RunRecord, sample: JudgmentSample) -> list[PageSection]:
+def build_judgment_sections(record: RunRecord, sample: JudgmentSample, builder: ItemBuilder) -> list[PageSection]:
     """Build the sections with the distribution of the scores and the judgments."""
     sections = []
     if sample.scores:
         sections.append(PageSection("Scores", [draw_scores(sample.scores)]))
-    builder = ItemBuilder.for_folder(record.folder)
     return [*sections, build_judgments_section(builder, sample, record.folder)]

@@ -166,16 +166,13 @@ def build_failure_list(folder: Path, judgments: Iterable[Row]) -> ItemList | Non
     return builder.build_list("failures", sample, lambda rows: find_comparisons(rows, folder))
 
 
-def build_failed_section(
-    builder: ItemBuilder, rows: Iterable[Row], title: str = "Failed rows", name: str = "failed"
-) -> PageSection | None:
+def build_failed_section(builder: ItemBuilder, rows: Iterable[Row], title: str = "Failed rows") -> PageSection | None:
     """Build the section with rows that have no result; None without any.
 
     Args:
         builder: builder of the page.
         rows: rows with `id` or `row`, `reason`, and `problem` or `detail`, which starts with file and row.
         title: title of the section.
-        name: name of the list, unique on the page.
     """
     counts: dict[str, int] = {}
     kept: dict[str, list[Row]] = {}
@@ -194,7 +191,7 @@ def build_failed_section(
     table = Table(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in counts.items()])
     total = sum(counts.values())
     note = f"{len(shown):,} of {format_count(total, 'row')}, taken from every reason." if len(shown) < total else ""
-    return PageSection(title, [table, ItemList(name, items, note)])
+    return PageSection(title, [table, ItemList("failed", items, note)])
 
 
 def _find_where(row: Mapping[str, Any]) -> str:
