@@ -1,9 +1,10 @@
-"""Values of table cells as releases store them: missing values, lists and answers."""
+"""Values of table cells as releases store them: missing values, numbers, lists and answers."""
 
 from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,15 @@ from flex_judge.judges.conversations import values
 def is_missing(value: Any) -> bool:
     """Check whether a cell has no value: null, or NaN, as tables store an empty text."""
     return value is None or values.is_missing(value)
+
+
+def read_number(value: Any) -> float:
+    """Read a finite number, possibly written as text; nan for any other value."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def parse_list(value: Any) -> list[Any] | None:

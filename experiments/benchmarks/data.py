@@ -16,7 +16,7 @@ from typing import Any
 
 from flex_judge.alignment.data.hub import HUB, HubDataset
 from flex_judge.alignment.data.sources import is_dataset, open_dataset
-from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer
+from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer, read_number
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping
@@ -107,11 +107,8 @@ class Record:
         """
         value = self.require_value(*names)
         low, high = within
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not (math.isfinite(number) and low <= number <= high):
+        number = read_number(value)
+        if not low <= number <= high:  # also for nan
             expected = "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
             raise self.make_error(names[0], expected, value)
         return number

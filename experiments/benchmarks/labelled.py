@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from flex_judge.experiments.benchmarks.benchmark import Benchmark, BenchmarkSpec
-from flex_judge.experiments.benchmarks.cells import is_missing
+from flex_judge.experiments.benchmarks.cells import read_number
 from flex_judge.experiments.benchmarks.data import BenchmarkData, Record
 from flex_judge.experiments.benchmarks.ids import assign_ids
 from flex_judge.experiments.benchmarks.items import TIE, Item, ItemOutcome, Label, extract_prediction
-from flex_judge.experiments.benchmarks.metrics import BenchmarkMetric, Numbers, bootstrap_metric, pearson, spearman
-from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables, PairScoring, compute_by_group
+from flex_judge.experiments.benchmarks.metrics import Numbers, bootstrap_metric, pearson, spearman
+from flex_judge.experiments.benchmarks.scores import OpinionScoring
+from flex_judge.experiments.benchmarks.scoring import Metrics, PairScoring
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import read_cells
@@ -90,31 +91,6 @@ def kendall(scores: Numbers, labels: Numbers) -> float:
     return float(stats.kendalltau(scores, labels).statistic) if len({*scores}) > 1 < len({*labels}) else math.nan
 
 
-@dataclass(frozen=True)
-class LabelledScoreScoring:
-    """Scoring of single responses against human scores: correlations, so the two scales may differ."""
-
-    headline: str = "spearman"
-    functions: Mapping[str, Any] = field(
-        default_factory=lambda: {"pearson": pearson, "spearman": spearman, "kendall": kendall}
-    )
-
-    def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
-        """See `Scoring.compute_metrics`."""
-        return {name: self._correlate(name, outcomes, seed) for name in self.functions}
-
-    def compute_tables(self, outcomes: Sequence[ItemOutcome], seed: int) -> MetricTables:
-        """See `Scoring.compute_tables`."""
-        return compute_by_group(outcomes, lambda group: self._correlate(self.headline, group, seed))
-
-    def _correlate(self, name: str, outcomes: Sequence[ItemOutcome], seed: int) -> BenchmarkMetric:
-        scored = [outcome for outcome in outcomes if outcome.score is not None]
-        scores = np.array([outcome.score for outcome in scored], dtype=np.float64)
-        labels = np.array([outcome.item.label for outcome in scored], dtype=np.float64)
-        correlate = self.functions[name]
-        return bootstrap_metric(lambda at: correlate(scores[at], labels[at]), len(scored), seed, asked=len(outcomes))
-
-
 class Labelled(Benchmark):
     """Pairs with a preferred response, or responses with human scores, in the user's own words.
 
@@ -129,7 +105,15 @@ class Labelled(Benchmark):
         "rejected, or responses and score (a number, or one for each response); optionally id, rubric, media and "
         f"{', '.join(GROUP_COLUMNS)}",
         patterns=("**/*.jsonl", "**/*.json", "**/*.csv|**/*.tsv", "**/*.parquet"),
-        tasks={"pair": LabelledPairScoring(), "score": LabelledScoreScoring()},
+        tasks={
+            "pair": LabelledPairScoring(),
+            # Only correlations, so the two scales may differ.
+            "score": OpinionScoring(
+                headline="spearman",
+                system=None,
+                functions={"pearson": pearson, "spearman": spearman, "kendall": kendall},
+            ),
+        },
         ids=("id", "uid"),
     )
 
@@ -199,13 +183,8 @@ def _parse_scores(record: Record, count: int) -> list[float]:
     values = value if isinstance(value, list | tuple) else [value]
     if len(values) != count:
         raise record.make_error("score", f"{count} numbers, one for each response", value)
-    scores = []
-    for number in values:
-        try:
-            score = math.nan if isinstance(number, bool) or is_missing(number) else float(number)
-        except (TypeError, ValueError):
-            score = math.nan
-        if not math.isfinite(score):
+    scores = [read_number(number) for number in values]
+    for number, score in zip(values, scores, strict=True):
+        if math.isnan(score):
             raise record.make_error("score", "a number", number)
-        scores.append(score)
     return scores

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ from flex_judge.experiments.benchmarks.metrics import (
 )
 from flex_judge.experiments.benchmarks.scoring import Metrics, MetricTables, compute_by_group
 
-_OPINION_METRICS = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
+ScoreFunction = Callable[[Numbers, Numbers], float]
+"""Function of scores and labels."""
+_OPINION_METRICS: Mapping[str, ScoreFunction] = {"lcc": pearson, "srcc": spearman, "mse": mean_squared_error}
 
 
 @dataclass(frozen=True)
 class OpinionScoring:
-    """Scoring of mean opinion scores: correlations and squared error over items and over the means of systems."""
+    """Scoring of single responses against human scores, by functions over items and over the means of systems."""
 
     headline: str = "lcc"
     system: str | None = "system"
@@ -39,6 +41,8 @@ class OpinionScoring:
     ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
     """Lowest and highest score of the judge's scale and of the labels' scale, if they differ. Scores are mapped to the
     labels' scale, because a squared difference between scales is meaningless."""
+    functions: Mapping[str, ScoreFunction] = field(default_factory=lambda: _OPINION_METRICS)
+    """Metrics by name: those of mean opinion scores by default."""
 
     def compute_metrics(self, outcomes: Sequence[ItemOutcome], seed: int) -> Metrics:
         """See `Scoring.compute_metrics`."""
@@ -46,13 +50,13 @@ class OpinionScoring:
         scores = self.rescale_score(scores)
         metrics = {
             name: _compute_metric(function, scores, labels, len(outcomes), seed)
-            for name, function in _OPINION_METRICS.items()
+            for name, function in self.functions.items()
         }
         if self.system and scored and all(self.system in outcome.item.groups for outcome in scored):
             systems = number_names([outcome.item.groups[self.system] for outcome in scored])[1]
             mean_scores, mean_labels = system_means(scores, systems), system_means(labels, systems)
             system_count = len({outcome.item.groups[self.system] for outcome in outcomes})
-            for name, function in _OPINION_METRICS.items():
+            for name, function in self.functions.items():
                 metrics[f"system_{name}"] = _compute_metric(function, mean_scores, mean_labels, system_count, seed)
         return metrics
 
@@ -68,7 +72,7 @@ class OpinionScoring:
 
         def headline_metric(group: Sequence[ItemOutcome]) -> BenchmarkMetric:
             _, scores, labels = _collect_scores(group)
-            function = _OPINION_METRICS[self.headline]
+            function = self.functions[self.headline]
             return _compute_metric(function, self.rescale_score(scores), labels, len(group), seed)
 
         # A table with one row per system would be too long.
@@ -171,7 +175,7 @@ def _collect_scores(outcomes: Sequence[ItemOutcome]) -> tuple[list[ItemOutcome],
 
 
 def _compute_metric(
-    function: Callable[[Numbers, Numbers], float], scores: Floats, labels: Floats, item_count: int, seed: int
+    function: ScoreFunction, scores: Floats, labels: Floats, item_count: int, seed: int
 ) -> BenchmarkMetric:
     """Compute a function of scores and labels with its bootstrap interval."""
     return bootstrap_metric(lambda at: function(scores[at], labels[at]), len(scores), seed, asked=item_count)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import benchmark_data
 import pytest
 from disk import run_on_full_disk
 from eval_command import JUDGE
+from processes import PROGRAM
 from sft_command import build_sft_command, sft
 from tiny_models import tiny_llama
 
 from flex_judge.experiments.cli import main
+from flex_judge.judges.io.jsonl import write_rows
 
 SIZES = (700, 10_000)
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_comparisons() -> None:
     rows = [{"id": f"r{i}", "prompt": f"What is {i} + 1?", "responses": [f"It is {i + 1}."]} for i in range(30)]
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("rows.jsonl"), rows)
 
 
 def write_samples() -> None:
@@ -40,7 +40,7 @@ def write_samples() -> None:
         prompt = [{"role": "user", "content": f"What is {n % 9 + 2} + {n}?"}]
         responses = [f"It is {n % 9 + 2 + n + k}." for k in (0, 1, 0, -1)]
         rows.append({"id": f"q{n}", "prompt": prompt, "responses": responses, "kept": {"answer": n % 9 + 2 + n}})
-    Path("samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("samples.jsonl"), rows)
 
 
 def fill_disk_and_resume(command: Sequence[str], out: str) -> list[int]:
@@ -113,7 +113,7 @@ def test_report_leaves_the_old_page(folder: Path) -> None:
 
 def test_full_standard_output_is_one_line() -> None:
     write_comparisons()
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", *JUDGE_COMMAND, "--no-ledger"]
+    command = [*PROGRAM, *JUDGE_COMMAND, "--no-ledger"]
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import run_command
 
 from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.serve.config import ServeRun
@@ -39,8 +38,7 @@ def judge_file(folder: Path, **environment: str) -> dict[str, int]:
     rows.write_text(json.dumps({"id": "a", "prompt": "Question?", "responses": ["answer"]}) + "\n")
     out = folder / "new" / "out.jsonl"
     flags = ["--model", "scripts:steady_judge", "--engine", "scripted", "--ledger", str(folder / "new" / "l.sqlite")]
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", "judge", str(rows), "--out", str(out), *flags]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    done = run_command("judge", str(rows), "--out", str(out), *flags, **environment)
     assert done.returncode == 0, done.stderr
     written = [folder / "new", *(folder / "new").iterdir()]
     assert out in written

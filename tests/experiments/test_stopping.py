@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +11,11 @@ from pathlib import Path
 
 import benchmark_data
 import pytest
+from processes import PROGRAM
 from stopping import PIPES, start_command
 
 from flex_judge.experiments.cli import main
+from flex_judge.judges.io.jsonl import write_rows
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 JUDGE = ("--engine", "scripted", "--concurrency", "1")
@@ -57,7 +57,7 @@ COMMANDS = {
 def write_inputs(folder: Path) -> None:
     """Write the inputs of all commands."""
     rows = [{"id": f"r{i}", "prompt": f"What is {i}?", "responses": [f"It is {i}.", "No."]} for i in range(ROWS)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "rows.jsonl", rows)
     curated = [
         {
             "question_body": f"What is {i}?",
@@ -67,7 +67,7 @@ def write_inputs(folder: Path) -> None:
         }
         for i in range(ROWS)
     ]
-    (folder / "curate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curated))
+    write_rows(folder / "curate.jsonl", curated)
     benchmark_data.write_pandalm(folder)
 
 
@@ -199,8 +199,7 @@ def test_output_that_nobody_reads_never_decides_over_work(
 
 def test_full_disk_behind_standard_output_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "flex_judge.experiments.cli", "doctor", "--json"]
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        process = subprocess.run([*PROGRAM, "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 1
     assert process.stderr == "flex-judge: the output was not written: No space left on device\n"
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,10 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from examples import curated
+from processes import run_command
 from served import free_port
 from sft_command import HERE, SEEN, tensors
 from stopping import StoppableCommand, start_command
 from tiny_models import tiny_llama
+
+from flex_judge.judges.io.jsonl import write_rows
 
 pytestmark = pytest.mark.slow
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -28,8 +28,7 @@ JUDGE = ("--engine", "scripted", "--model", "scripts:steady_judge")
 
 def run_to_end(*command: str, **environment: str) -> None:
     """Run a command that must succeed."""
-    program = [sys.executable, "-m", "flex_judge.experiments.cli", *command]
-    process = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **environment})
+    process = run_command(*command, **environment)
     assert process.returncode == 0, process.stderr[-3000:]
 
 
@@ -86,7 +85,7 @@ def test_service_answers_accepted_requests_and_ends_at_once_at_a_second_signal(p
 def test_run_on_ray_stops_without_noise_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} + 3?"}) + "\n" for i in range(120)))
+    write_rows(prompts, [{"prompt": f"What is {i} + 3?"} for i in range(120)])
     command = ["preferences", str(prompts), "--rubric", "correctness", "--out", "run", "--samples", "4"]
     command += ["--engine", "scripted", "--judge", "scripts:slow_judge", "--policy", "scripts:drawn_policy"]
     with start_command(command, tmp_path / "output") as running:
@@ -107,7 +106,7 @@ def test_stop_within_a_step_of_an_engine_ends_without_an_abort(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"id": f"r{i}", "prompt": f"What is {i}?", "responses": ["It is.", "No."]} for i in range(40)]
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("rows.jsonl"), rows)
     model = tiny_llama(tmp_path / "model")
     command = ["judge", "rows.jsonl", "--model", str(model), "--engine", "transformers", "--out", "out.jsonl"]
     command += ["--max-think-tokens", "100"]

@@ -22,6 +22,7 @@ from flex_judge.experiments.cli import main
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import AccessError
+from flex_judge.judges.io.jsonl import read_rows, write_rows
 from flex_judge.reward.serving import cluster
 
 
@@ -64,12 +65,12 @@ def urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]
 
 def write_prompts(*prompts: str) -> str:
     rows = [{"id": str(i), "prompt": prompt} for i, prompt in enumerate(prompts)]
-    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("prompts.jsonl"), rows)
     return "prompts.jsonl"
 
 
 def read_table(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path("run", name).read_text().splitlines()]
+    return list(read_rows(Path("run", name)))
 
 
 @pytest.mark.parametrize(("command", "table"), [("best-of-n", "best_of_n.jsonl"), ("preferences", "completions.jsonl")])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from processes import PROGRAM
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def run_on_full_disk(size: int, *command: str) -> subprocess.CompletedProcess[st
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return subprocess.run(
-        [sys.executable, "-m", "flex_judge.experiments.cli", *command],
+        [*PROGRAM, *command],
         preexec_fn=limit,
         capture_output=True,
         text=True,

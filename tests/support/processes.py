@@ -1,8 +1,13 @@
-"""Engines in separate processes, and helpers that wait for these to end. `python processes.py MODEL` runs one."""
+"""Commands and engines in processes of their own, and helpers that wait for their end.
+
+`python processes.py MODEL` runs an engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,9 +20,17 @@ from flex_judge.judges import EngineConfig
 from flex_judge.judges.engines import Engine, Sampling, load_engine
 from flex_judge.judges.errors import EngineLostError
 
+PROGRAM = (sys.executable, "-m", "flex_judge.experiments.cli")
+"""Command line of `flex-judge`, without arguments."""
 PATIENCE_S = 20.0
 WITHIN_S = 10.0
 LONG = Sampling(4000)
+
+
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `flex-judge` with these arguments to its end, with further variables of the environment."""
+    command = [*PROGRAM, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=600)
 
 
 def is_alive(process: psutil.Process) -> bool:

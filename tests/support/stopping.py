@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-from processes import wait_for_end
+from processes import PROGRAM, wait_for_end
 
 START_S = 150.0
 STOP_S = 90.0
@@ -90,8 +89,7 @@ def start_command(
     Signals in `ignored` are ignored from the start, as under nohup; those that this process ignores are not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-m", "flex_judge.experiments.cli", *command]
-    running = StoppableCommand(program, folder, pipe, ignored, environment)
+    running = StoppableCommand([*PROGRAM, *command], folder, pipe, ignored, environment)
     try:
         yield running
     finally:

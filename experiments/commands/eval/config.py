@@ -183,19 +183,13 @@ class EvalRun(JudgeFlags):
             digest: Digest of the data.
             replies: Digest of the stored replies.
         """
-        identity: dict[str, Any] = {
-            "benchmark": benchmark,
-            "data_digest": digest,
-            "order": self.judge.settings.order,
-            "seed": self.judge.settings.seed,
-        }
+        identity: dict[str, Any] = {"benchmark": benchmark, "data_digest": digest}
         if self.column:
             identity["columns"] = list(self.column)
         if self.judge_url is not None:
             # The service has its own settings.
-            return {"benchmark": benchmark, "data_digest": digest, "judge": self.judge_url} | (
-                {"columns": list(self.column)} if self.column else {}
-            )
+            return {**identity, "judge": self.judge_url}
+        identity |= {"order": self.judge.settings.order, "seed": self.judge.settings.seed}
         if self.replay:
             replay = {"replay_digest": replies, "replay_format": self.replay_format}
             return {**identity, "tasks": list(self.task), "limit": self.limit, **replay}

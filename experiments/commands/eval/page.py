@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from flex_judge.experiments.commands.eval.view import (
     build_metrics_table,
     build_published_table,
     describe_overall,
+    find_metric,
     get_metric_title,
 )
 from flex_judge.experiments.common.reporting.blocks import (
@@ -32,7 +32,8 @@ from flex_judge.experiments.common.reporting.blocks import (
 from flex_judge.experiments.common.reporting.charts import Point, Series, draw_lines
 from flex_judge.experiments.common.reporting.html import write_page as write_html
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder
-from flex_judge.experiments.common.reporting.runs import PAGE, build_judgments_section, read_run
+from flex_judge.experiments.common.reporting.media import encode_data_uri
+from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_judgments_section
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_journal
 from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, name_option
@@ -47,14 +48,15 @@ _BIASES = (
 )
 
 
-def write_benchmark_page(run: Path) -> Path:
-    """Write `report.html` into the folder of a run, from its `summary.json`, and return the path of the page.
+def write_benchmark_page(record: RunRecord) -> Path:
+    """Write `report.html` into the folder of a finished run, from its `summary.json`, and return the path of the page.
 
     Raises:
         UsageError: The summary is missing or invalid.
     """
     from flex_judge.experiments.benchmarks import find_benchmark
 
+    run = record.folder
     summary = read_object(run / "summary.json", _REQUIRED_KEYS)
     benchmark = find_benchmark(summary["benchmark"])
     if benchmark is None:
@@ -76,7 +78,7 @@ def write_benchmark_page(run: Path) -> Path:
     sample = sample_judgments(iterate_journal(run / "judgments.jsonl"))
     if sample.total:
         sections.append(build_judgments_section(builder, sample, run))
-    sections.append(PageSection("Data and settings", _describe_provenance(run, summary)))
+    sections.append(PageSection("Data and settings", _describe_provenance(record, summary)))
     page = Page(benchmark.spec.title, list(_build_intro(summary, benchmark.spec.about)), sections)
     return write_html(run / PAGE, page)
 
@@ -139,7 +141,7 @@ def _build_bias_rows(biases: Mapping[str, Any]) -> Iterator[TableRow]:
 def _build_cards(summary: Mapping[str, Any]) -> Iterator[Card]:
     for name, task in summary["tasks"].items():
         estimate = task["figures"][task["headline"]]
-        value = estimate["value"] if estimate["strict"] is None else estimate["strict"]
+        value = find_metric(summary, f"{name}.{task['headline']}")
         title = get_metric_title(task["headline"])
         label = f"{name}: {title}" if len(summary["tasks"]) > 1 else title
         yield Card(label, str(as_number(value, digits=4)), f"{estimate['count']} of {estimate['asked']} with a verdict")
@@ -190,13 +192,13 @@ def _show_part(builder: ItemBuilder, part: Mapping[str, str], run: Path) -> Show
     return ShownPart(text=builder.texts.clip_text(part["text"]))
 
 
-def _describe_provenance(run: Path, summary: Mapping[str, Any]) -> list[PageBlock]:
+def _describe_provenance(record: RunRecord, summary: Mapping[str, Any]) -> list[PageBlock]:
     data = summary["data"]
     settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items() if value not in (None, []))
     text = f"Data: {data['name']}, {format_count(data['rows'], 'row')}, {data['digest'][:16]}. Settings: {settings}."
     blocks: list[PageBlock] = [Note(text)]
-    if (run / "run.json").is_file() and (command := read_run(run).command):
-        blocks.append(CommandLine(command, "Command of this run:"))
+    if record.command:
+        blocks.append(CommandLine(record.command, "Command of this run:"))
     return blocks
 
 
@@ -206,4 +208,4 @@ def encode_picture(run: Path, name: str) -> str:
     # The name comes from summary.json, which must not make the page embed other files of this machine.
     if file.resolve().parent.parent != run.resolve() or not file.is_file():
         return ""
-    return "data:image/jpeg;base64," + base64.b64encode(file.read_bytes()).decode()
+    return encode_data_uri(file.read_bytes(), "image/jpeg")

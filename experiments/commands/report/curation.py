@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from flex_judge.experiments.common.reporting.blocks import (
     Page,
     PageBlock,
     PageSection,
-    ShownItem,
 )
 from flex_judge.experiments.common.reporting.charts import draw_rows
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder
@@ -62,7 +62,7 @@ def write_page(record: RunRecord) -> Path:
         sections.append(dropped)
     if (record.folder / JUDGMENTS).is_file():  # a synthetic teacher writes none
         sample = sample_judgments(iterate_journal(record.folder / JUDGMENTS))
-        sections += build_judgment_sections(record, sample)
+        sections += build_judgment_sections(record, sample, builder)
     sections.append(build_settings_section(record))
     return html.write_page(record.folder / PAGE, Page("Training data for a judge", [lead, Cards(cards)], sections))
 
@@ -76,14 +76,5 @@ def _build_example_blocks(record: RunRecord, builder: ItemBuilder, summary: Mapp
         item = builder.build_item(judgment, {"prompt": row["question"], "responses": row["responses"]})
         scores = " : ".join(f"{score:g}" for score in row["scores"])
         learned = [builder.build_message(message, "reply to learn") for message in row["completion"]]
-        items.append(
-            ShownItem(
-                row["kind"],
-                item.title,
-                scores,
-                item.where,
-                messages=[*item.messages, *learned],
-                responses=item.responses,
-            )
-        )
+        items.append(replace(item, status=row["kind"], outcome=scores, messages=[*item.messages, *learned]))
     yield ItemList("examples", items, sample.describe("training example"))

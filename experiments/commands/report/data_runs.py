@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from flex_judge.experiments.common.reporting.blocks import (
     ShownMessage,
     shorten_line,
 )
-from flex_judge.experiments.common.reporting.charts import Point, Series, count_values, draw_bars, draw_lines
+from flex_judge.experiments.common.reporting.charts import Point, Series, draw_lines, draw_scores
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.judgments import ItemBuilder
+from flex_judge.experiments.common.reporting.judgments import ItemBuilder, find_title
 from flex_judge.experiments.common.reporting.runs import (
     PAGE,
     RunRecord,
@@ -111,13 +112,7 @@ def _write_page(
     if failed is not None:
         sections.insert(1 if record.summary else 0, failed)
     if sample.scores:
-        chart = draw_bars(
-            "Written scores",
-            count_values(sample.scores),
-            label="score",
-            unit="answers",
-            note="Of all judgments with a score.",
-        )
+        chart = draw_scores(sample.scores, unit="answers", note="Of all judgments with a score.")
         place = 1 if record.summary else len(sections)
         sections.insert(place, PageSection("Scores", [chart]))
     sections.append(build_judgments_section(builder, sample, record.folder))
@@ -157,11 +152,12 @@ def _draw_curves(summary: Mapping[str, Any]) -> list[PageBlock]:
     """Draw accuracies, or scores, against the number of samples."""
     accuracies = summary["accuracies"]
     if accuracies:
-        sizes = sorted(accuracies["best"], key=int)
+        sizes, pass_at = sorted(accuracies["best"], key=int), accuracies["pass_at"]
+        random_sample = Point.from_estimate(accuracies["random"], 100)
         series = [
-            Series("best of N by the judge", [_make_point(accuracies["best"][n], 100) for n in sizes]),
-            Series("pass@N, the ceiling", [_make_point(accuracies["pass_at"].get(n), 100) for n in sizes], colour=4),
-            Series("a random sample", [_make_point(accuracies["random"], 100)] * len(sizes), dashed=True, colour=1),
+            Series("best of N by the judge", [Point.from_estimate(accuracies["best"][n], 100) for n in sizes]),
+            Series("pass@N, the ceiling", [Point.from_estimate(pass_at.get(n), 100) for n in sizes], colour=4),
+            Series("a random sample", [random_sample] * len(sizes), dashed=True, colour=1),
         ]
         note = "Means with 95 % intervals over prompts."
         chart = draw_lines(
@@ -170,7 +166,7 @@ def _draw_curves(summary: Mapping[str, Any]) -> list[PageBlock]:
         return [chart]
     if scores := summary["mean_score_of_best"]:
         sizes = sorted(scores, key=int)
-        points = [_make_point(scores[n]) for n in sizes]
+        points = [Point.from_estimate(scores[n]) for n in sizes]
         return [
             draw_lines(
                 "Score of the best answer",
@@ -184,14 +180,6 @@ def _draw_curves(summary: Mapping[str, Any]) -> list[PageBlock]:
     return []
 
 
-def _make_point(estimate: Mapping[str, Any] | None, scale: float = 1.0) -> Point:
-    if estimate is None:
-        return Point(None)
-    value = estimate.get("value", estimate.get("mean"))
-    ends = (estimate.get("low"), estimate.get("high"))
-    return Point(*(None if number is None else scale * number for number in (value, *ends)))
-
-
 def _build_prompt_item(builder: ItemBuilder, row: Row) -> ShownItem:
     judgment = {"scores": row["scores"], "expected_scores": row["expected_scores"], "preferred": row["best"]}
     comparison = {"prompt": row["prompt"], "responses": row["responses"]}
@@ -202,9 +190,7 @@ def _build_prompt_item(builder: ItemBuilder, row: Row) -> ShownItem:
         outcome += f", {row['tied']} tied"
     responses = [_mark_response(response, i, row) for i, response in enumerate(item.responses)]
     status = "no best" if best is None else "with a best answer"
-    return ShownItem(
-        status, item.title, outcome, item.where, messages=item.messages, responses=responses, is_failed=best is None
-    )
+    return replace(item, status=status, outcome=outcome, responses=responses, is_failed=best is None)
 
 
 def _mark_response(response: ShownMessage, index: int, row: Row) -> ShownMessage:
@@ -215,7 +201,7 @@ def _mark_response(response: ShownMessage, index: int, row: Row) -> ShownMessage
     if index < len(row["cut"]) and row["cut"][index]:
         facts.append("cut at the token limit")
     marks = ("best",) if index == row["best"] else ()
-    return ShownMessage(response.name, response.parts, ", ".join(filter(None, facts)), marks)
+    return replace(response, facts=", ".join(filter(None, facts)), marks=marks)
 
 
 def _build_pair_item(builder: ItemBuilder, row: Row) -> ShownItem:
@@ -231,9 +217,8 @@ def _build_pair_item(builder: ItemBuilder, row: Row) -> ShownItem:
     if "label" in row:
         outcome = "desired" if row["label"] else "not desired"
     prompt = row.get("prompt") or (row["chosen"][:-1] if isinstance(row.get("chosen"), list) else ())
-    messages = [builder.build_message(message) for message in prompt if isinstance(message, Mapping)]
-    texts = [part.text.head for message in messages for part in message.parts if part.text is not None]
-    title = shorten_line(texts[-1]) if texts else f"Pair of {provenance['id']}"
+    messages = builder.build_prompt(prompt)
+    title = find_title(messages) or f"Pair of {provenance['id']}"
     where = f"prompt {shorten_line(str(provenance['id']), 80)}"
     return ShownItem("pairs", title, outcome, where, messages=messages, responses=responses)
 

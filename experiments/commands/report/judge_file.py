@@ -9,7 +9,7 @@ from typing import Any
 
 from flex_judge.experiments.commands.judge.output import PAGE_ENDING, RECORD_ENDING
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Page, PageBlock, PageSection
-from flex_judge.experiments.common.reporting.charts import count_values, draw_bars
+from flex_judge.experiments.common.reporting.charts import draw_bars, draw_scores
 from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import (
@@ -65,7 +65,7 @@ def write_judgments_page(path: Path) -> Path:
         intro.append(Cards(cards))
     charts: list[PageBlock] = []
     if sample.scores:
-        charts.append(draw_bars("Written scores", count_values(sample.scores), label="score", unit="responses"))
+        charts.append(draw_scores(sample.scores))
     if preferred:
         names = sorted(preferred, key=lambda name: (name == "tie", len(name), name))
         counts = [(_name_preferred(name), preferred[name]) for name in names]
@@ -100,9 +100,10 @@ def _iterate_judgments(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix != ".parquet":
         yield from iterate_journal(path)
         return
-    journal = path.with_name(path.name + ".jsonl")
-    newer = {row["id"] for row in iterate_journal(journal)}
-    yield from iterate_journal(journal)
+    newer = set()
+    for row in iterate_journal(path.with_name(path.name + ".jsonl")):
+        newer.add(row.get("id"))
+        yield row
     if path.is_file() and path.stat().st_size:
         yield from (dict(row) for _, row in require_rows(read_table(path)) if row.get("id") not in newer)
 

@@ -17,7 +17,7 @@ from flex_judge.alignment.data.rows import read_response
 from flex_judge.alignment.preferences.pairs import DROP_REASONS
 from flex_judge.experiments.common.reporting import wording
 from flex_judge.experiments.common.reporting.html import write_template
-from flex_judge.experiments.common.reporting.runs import RunRecord, build_failure_list
+from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_failure_list
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object, read_rows
 from flex_judge.judges.rubrics import load_rubric
@@ -96,7 +96,7 @@ def write_demo_report(run: Path) -> Path:
     Raises:
         UsageError: A file of the run is missing or invalid; the message names the file and the line.
     """
-    return write_template(run / "report.html", "report.html", **build_view(run))
+    return write_template(run / PAGE, "report.html", **build_view(run))
 
 
 def build_view(run: Path) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def write_page(record: RunRecord) -> Path:
     intro: list[PageBlock] = [f"Trained on {record.settings.get('data')}. The model is in {model.name}."]
     sections: list[PageSection] = []
     if record.summary is None:
-        intro += build_state(_count_steps(record, steps), done, 0)
+        intro += build_state(replace(record, expected=steps, noun="step"), done, 0)
     else:
         sections.append(PageSection("Results", list(_build_results(record.summary, is_judge))))
         intro.append(Cards(list(_build_cards(record.summary, is_judge))))
@@ -67,10 +68,10 @@ def write_page(record: RunRecord) -> Path:
     if failed is not None:
         sections.append(failed)
     for when in ("before", "after"):
-        if (rows := list(_find_judgments(record.folder / when))) and any(path.stat().st_size for path in rows):
-            sample = sample_judgments(row for path in rows for row in iterate_rows(path))
+        folder = record.folder / when
+        sample = sample_judgments(row for path in _find_judgments(folder) for row in iterate_rows(path))
+        if sample.total:
             heading = f"Judgments {when} training"
-            folder = record.folder / when
             sections.append(build_judgments_section(builder, sample, folder, heading, f"judgments-{when}"))
     sections.append(build_settings_section(record))
     return html.write_page(record.folder / PAGE, Page(title, intro, sections))
@@ -93,19 +94,6 @@ def _read_log(model: Path) -> tuple[list[dict[str, Any]], int, int | None]:
             state = read_object(path / "trainer_state.json")
             return state.get("log_history") or [], int(state.get("global_step") or 0), state.get("max_steps")
     return [], 0, None
-
-
-def _count_steps(record: RunRecord, total: int | None) -> RunRecord:
-    return RunRecord(
-        folder=record.folder,
-        kind=record.kind,
-        settings=record.settings,
-        command=record.command,
-        seconds=record.seconds,
-        total_seconds=record.total_seconds,
-        expected=total,
-        noun="step",
-    )
 
 
 def _find_judgments(folder: Path) -> Iterator[Path]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
+from typing import Any
 
-from flex_judge.alignment.reporting.model import Table, TableRow, as_number
+from flex_judge.alignment.reporting.model import MetricValue, Table, TableRow, as_number
 from flex_judge.experiments.common.reporting.blocks import Chart, shorten_line, show_hidden_characters
 
 WIDTH, HEIGHT = 460, 250
@@ -30,6 +32,20 @@ class Point:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def from_estimate(cls, estimate: Mapping[str, Any] | None, scale: float = 1.0) -> Point:
+        """Create a point from an estimate in JSON, see `MetricValue.from_estimate`.
+
+        Args:
+            estimate: value with its interval, or with a standard deviation, which then gives the ends; None without.
+            scale: factor of all numbers.
+        """
+        metric = MetricValue(None) if estimate is None else MetricValue.from_estimate(estimate)
+        ends = (metric.low, metric.high)
+        if ends == (None, None) and metric.value is not None and metric.deviation:
+            ends = (metric.value - metric.deviation, metric.value + metric.deviation)
+        return cls(*(None if number is None else scale * number for number in (metric.value, *ends)))
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,8 @@ def draw_lines(
     )
     parts = list(_draw_axes(ticks, labels, x_label, y_label))
     step = (WIDTH - LEFT - RIGHT) / max(1, len(labels))
-    for number, line in enumerate(series):
-        colour = number % 4 if line.colour is None else line.colour
+    colours = [i % 4 if line.colour is None else line.colour for i, line in enumerate(series)]
+    for number, (line, colour) in enumerate(zip(series, colours, strict=True)):
         # Points of several series side by side, so that their intervals do not cover one another.
         shift = 0.0 if joined and len(labels) > 1 else (number - (len(series) - 1) / 2) * min(26.0, step / 4)
         places = [
@@ -99,8 +115,8 @@ def draw_lines(
     ]
     legend = series if len(series) > 1 else ()
     for i, line in enumerate(legend):
-        colour, y = i % 4 if line.colour is None else line.colour, HEIGHT + 14 + 20 * i
-        parts.append(f'<rect class="bar-fill k{colour}" x="{LEFT}" y="{y - 9}" width="14" height="9"/>')
+        y = HEIGHT + 14 + 20 * i
+        parts.append(f'<rect class="bar-fill k{colours[i]}" x="{LEFT}" y="{y - 9}" width="14" height="9"/>')
         parts.append(f'<text x="{LEFT + 21}" y="{y}">{escape(shorten_line(line.name, 60))}</text>')
     svg = _wrap_svg(parts, title, HEIGHT + 20 * len(legend) + 4)
     return Chart(svg, Table((x_label, *(s.name for s in series)), rows), title, note)
@@ -131,6 +147,11 @@ def draw_bars(
                 f"<title>{escape(name)}: {count:,}</title></rect>"
             )
     return Chart(_wrap_svg(parts, title, HEIGHT), Table((label, unit), counts), title, note)
+
+
+def draw_scores(scores: Sequence[float], *, unit: str = "responses", note: str = "") -> Chart:
+    """Draw the distribution of the written scores of a run; `unit` is what has the scores, in the plural."""
+    return draw_bars("Written scores", count_values(scores), label="score", unit=unit, note=note)
 
 
 def draw_rows(title: str, counts: Sequence[tuple[str, int]], *, label: str, unit: str) -> Chart:
@@ -167,7 +188,8 @@ def count_values(values: Sequence[float], bins: int = 20) -> list[tuple[str, int
         return []
     low, high = math.floor(min(values)), math.ceil(max(values))
     if all(value == round(value) for value in values) and high - low < bins:
-        return [(str(number), sum(value == number for value in values)) for number in range(low, high + 1)]
+        numbers = Counter(values)
+        return [(str(number), numbers[number]) for number in range(low, high + 1)]
     span = max(high - low, 1)
     width = next(w for k in range(-2, 12) for w in (10.0**k, 2.5 * 10.0**k, 5 * 10.0**k) if span / w <= bins)
     counts = [0] * math.ceil(span / width - 1e-9)

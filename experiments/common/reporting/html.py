@@ -15,19 +15,9 @@ from flex_judge.experiments.common.reporting.wording import format_count, format
 from flex_judge.judges.io.jsonl import write_text
 
 
-def write_page(path: Path, report: Report | Page, template: str = "page.html", **values: Any) -> Path:
-    """Write a report as an HTML page.
-
-    Args:
-        path: the file to write.
-        report: the content of the page.
-        template: a template that extends `page.html`.
-        values: further variables of that template.
-
-    Returns:
-        The path.
-    """
-    return write_template(path, template, title=report.title, report=report, **values)
+def write_page(path: Path, report: Report | Page) -> Path:
+    """Write a report into an HTML file and return its path."""
+    return write_template(path, "page.html", title=report.title, report=report)
 
 
 def write_template(path: Path, template: str, **values: Any) -> Path:

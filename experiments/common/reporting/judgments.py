@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.reporting.model import MISSING
 from flex_judge.experiments.common.reporting.blocks import (
     ItemList,
     ShownItem,
@@ -62,7 +63,7 @@ class ItemBuilder:
         votes: list[Row] = list(row["votes"])
         scores, is_failed = row.get("scores"), row.get("scores") is None
         forced = Counter(str(vote["forced_answer"]) for vote in votes if vote.get("forced_answer"))
-        messages = self._build_prompt(comparison.get("prompt"))
+        messages = self.build_prompt(comparison.get("prompt"))
         all_responses = comparison.get("responses") or ()
         responses = [self._build_response(i, response, row) for i, response in enumerate(all_responses[:MAX_MESSAGES])]
         if len(all_responses) > MAX_MESSAGES:
@@ -70,7 +71,7 @@ class ItemBuilder:
         status = str(row["status"]).replace("_", " ") if is_failed else FORCED if forced else SCORED
         return ShownItem(
             status=status,
-            title=_find_title(messages) or shorten_line(f"Judgment {row['id']}"),
+            title=find_title(messages) or shorten_line(f"Judgment {row['id']}"),
             outcome=status if is_failed else _describe_scores(row, scores or ()),
             where=" · ".join(filter(None, (shorten_line(str(row["id"]), 80), str(comparison.get("where") or "")))),
             detail=_describe_problem(row, votes, forced),
@@ -88,11 +89,11 @@ class ItemBuilder:
         """Build the item of a row without a result, as in `failed.jsonl`: id, reason and problem."""
         reason = str(row.get("reason") or "failed").replace("_", " ")
         problem = str(row.get("problem") or row.get("detail") or "")
-        messages = self._build_prompt(prompt)
+        messages = self.build_prompt(prompt)
         name = row["id"] if row.get("id") is not None else row.get("row", "")
         return ShownItem(
             status=reason,
-            title=_find_title(messages) or shorten_line(problem) or f"Row {name}",
+            title=find_title(messages) or shorten_line(problem) or f"Row {name}",
             outcome=reason,
             where=shorten_line(f"row {name}", 200) if name not in (None, "") else "",
             detail=self.texts.clip_text(problem).head,
@@ -100,7 +101,8 @@ class ItemBuilder:
             is_failed=True,
         )
 
-    def _build_prompt(self, prompt: Any) -> list[ShownMessage]:
+    def build_prompt(self, prompt: Any) -> list[ShownMessage]:
+        """Build the messages of a prompt of any form, the last ones if there are many."""
         messages = _make_messages(prompt)
         shown = [self.build_message(message) for message in messages[-MAX_MESSAGES:]]
         if len(messages) > MAX_MESSAGES:
@@ -119,14 +121,11 @@ class ItemBuilder:
     def _build_response(self, index: int, response: Any, row: Mapping[str, Any]) -> ShownMessage:
         facts = []
         for title, column in (("score", "scores"), ("expected", "expected_scores"), ("±", "spread")):
-            values = row.get(column)
+            values = row.get(column) or ()
+            value = values[index] if index < len(values) else None
             # A spread of 0 is that of a single vote without a distribution.
-            if (
-                values is not None
-                and index < len(values)
-                and (values[index] or (column != "spread" and values[index] == 0))
-            ):
-                facts.append(f"{title} {values[index]:.2f}")
+            if value is not None and (value or column != "spread"):
+                facts.append(f"{title} {value:.2f}")
         parts = [part for message in _make_messages(response) for part in self._build_trajectory_part(message)]
         marks = ("preferred",) if row.get("preferred") == index else ()
         return ShownMessage(f"Response {name_option(index)}", parts, ", ".join(facts), marks)
@@ -169,14 +168,15 @@ def _make_messages(value: Any) -> list[Mapping[str, Any]]:
     return [{"content": str(value)}]
 
 
-def _find_title(messages: Sequence[ShownMessage]) -> str:
+def find_title(messages: Sequence[ShownMessage]) -> str:
     """Find the first line of the last message with text."""
     texts: list[ShownText] = [part.text for message in messages for part in message.parts if part.text is not None]
     return next((line for text in reversed(texts) if (line := shorten_line(text.head))), "")
 
 
-def _describe_scores(row: Mapping[str, Any], scores: Sequence[float]) -> str:
-    values = " : ".join(f"{score:.3g}" for score in scores)
+def _describe_scores(row: Mapping[str, Any], scores: Sequence[float | None]) -> str:
+    # Of several answers to a prompt, each with a judgment of its own, some may have no score.
+    values = " : ".join(MISSING if score is None else f"{score:.3g}" for score in scores)
     if len(scores) < 2:
         return f"score {values}"
     if row.get("choice"):

@@ -58,15 +58,20 @@ class MediaShelf:
         """Encode a medium as a data URI; empty if it has no place on the page."""
         size = path.stat().st_size
         if kind == "image" and size <= MAX_PICTURE_FILE_BYTES:
-            data, subtype = encode_thumbnail(path.read_bytes(), path.name), "image/jpeg"
+            data, media_type = encode_thumbnail(path.read_bytes(), path.name), "image/jpeg"
         elif kind == "audio" and size <= MAX_SOUND_BYTES and path.suffix.lower() in SOUND_TYPES:
-            data, subtype = path.read_bytes(), f"audio/{SOUND_TYPES[path.suffix.lower()]}"
+            data, media_type = path.read_bytes(), f"audio/{SOUND_TYPES[path.suffix.lower()]}"
         else:
             return ""
         if len(data) > self._left:
             return ""
         self._left -= len(data)
-        return f"data:{subtype};base64,{base64.b64encode(data).decode()}"
+        return encode_data_uri(data, media_type)
+
+
+def encode_data_uri(data: bytes, media_type: str) -> str:
+    """Encode the content of a file as a data URI, which a page can show without another file."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def encode_thumbnail(data: bytes, name: str) -> bytes:

@@ -20,7 +20,7 @@ from flex_judge.experiments.common.reporting.blocks import (
     Progress,
 )
 from flex_judge.experiments.common.reporting.judgments import ItemBuilder
-from flex_judge.experiments.common.reporting.sampling import JudgmentSample, sample_judgments
+from flex_judge.experiments.common.reporting.sampling import JudgmentSample, keep_at_random, sample_judgments
 from flex_judge.experiments.common.reporting.tables import WHERE, find_comparisons, find_prompt, find_rows
 from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, format_duration
 from flex_judge.judges.errors import UsageError
@@ -102,10 +102,15 @@ def build_state(record: RunRecord, done: int, failed: int) -> list[PageBlock]:
     if record.expected:
         blocks.append(Progress(done, failed, record.expected))
     if record.command:
-        blocks.append(CommandLine(record.command, "This command resumes it, from the same working directory:"))
+        blocks.append(build_resuming_command(record))
     else:
         blocks.append("The same command with the same folder resumes it.")
     return blocks
+
+
+def build_resuming_command(record: RunRecord) -> CommandLine:
+    """Build the block with the command that resumes an unfinished run."""
+    return CommandLine(record.command, "This command resumes it, from the same working directory:")
 
 
 def build_settings_section(record: RunRecord) -> PageSection:
@@ -161,16 +166,13 @@ def build_failure_list(folder: Path, judgments: Iterable[Row]) -> ItemList | Non
     return builder.build_list("failures", sample, lambda rows: find_comparisons(rows, folder))
 
 
-def build_failed_section(
-    builder: ItemBuilder, rows: Iterable[Row], title: str = "Failed rows", name: str = "failed"
-) -> PageSection | None:
+def build_failed_section(builder: ItemBuilder, rows: Iterable[Row], title: str = "Failed rows") -> PageSection | None:
     """Build the section with rows that have no result; None without any.
 
     Args:
         builder: builder of the page.
         rows: rows with `id` or `row`, `reason`, and `problem` or `detail`, which starts with file and row.
         title: title of the section.
-        name: name of the list, unique on the page.
     """
     counts: dict[str, int] = {}
     kept: dict[str, list[Row]] = {}
@@ -178,11 +180,7 @@ def build_failed_section(
     for row in rows:
         reason = str(row.get("reason"))
         counts[reason] = counts.get(reason, 0) + 1
-        group = kept.setdefault(reason, [])
-        if len(group) < MAX_ROWS:
-            group.append(row)
-        elif (place := rng.randrange(counts[reason])) < MAX_ROWS:
-            group[place] = row
+        keep_at_random(kept.setdefault(reason, []), row, MAX_ROWS, counts[reason], rng)
     if not counts:
         return None
     share = max(1, MAX_ROWS // len(kept))
@@ -193,7 +191,7 @@ def build_failed_section(
     table = Table(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in counts.items()])
     total = sum(counts.values())
     note = f"{len(shown):,} of {format_count(total, 'row')}, taken from every reason." if len(shown) < total else ""
-    return PageSection(title, [table, ItemList(name, items, note)])
+    return PageSection(title, [table, ItemList("failed", items, note)])
 
 
 def _find_where(row: Mapping[str, Any]) -> str:
@@ -219,8 +217,5 @@ def sample_rows(rows: Iterable[Row], limit: int) -> RowSample:
     kept: list[tuple[int, Row]] = []
     rng, total = random.Random(0), 0
     for total, row in enumerate(rows, 1):
-        if len(kept) < limit:
-            kept.append((total, row))
-        elif (place := rng.randrange(total)) < limit:
-            kept[place] = (total, row)
+        keep_at_random(kept, (total, row), limit, total, rng)
     return RowSample([row for _, row in sorted(kept, key=lambda pair: pair[0])], total)

@@ -81,7 +81,7 @@ def sample_judgments(rows: Iterable[Row]) -> JudgmentSample:
             if len(sample.reasons) < 1000 or (status, detail) in sample.reasons:
                 sample.reasons[status, detail] += 1
             kept = by_status.setdefault(status, [])
-            _keep_at_random(kept, row, MAX_FAILED, sample.statuses[status], rng)
+            keep_at_random(kept, row, MAX_FAILED, sample.statuses[status], rng)
             continue
         sample.scores += [float(score) for score in row["scores"]]
         doubt = _measure_doubt(row)
@@ -94,14 +94,14 @@ def sample_judgments(rows: Iterable[Row]) -> JudgmentSample:
             evicted = heapq.heappushpop(doubtful, evicted)
             number, row = -evicted[1], evicted[2]
         num_others += 1
-        _keep_at_random(others, (number, row), MAX_OTHERS, num_others, rng)
+        keep_at_random(others, (number, row), MAX_OTHERS, num_others, rng)
     sample.others = [row for _, row in sorted(others, key=lambda entry: entry[0])]
     sample.failed = _take_in_turn(list(by_status.values()), MAX_FAILED)
     sample.doubtful = [row for _, _, row in sorted(doubtful, key=lambda entry: (-entry[0], -entry[1]))]
     return sample
 
 
-def _keep_at_random(kept: list[T], entry: T, limit: int, count: int, rng: random.Random) -> None:
+def keep_at_random(kept: list[T], entry: T, limit: int, count: int, rng: random.Random) -> None:
     """Add the entry number `count` to a uniform sample of at most `limit` entries."""
     if len(kept) < limit:
         kept.append(entry)

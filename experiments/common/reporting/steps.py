@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from flex_judge.alignment.reporting.model import Table, TableRow
-from flex_judge.experiments.common.reporting.blocks import Card, Cards, CommandLine, Page, PageBlock, PageSection
+from flex_judge.experiments.common.reporting.blocks import Card, Cards, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_settings_section, read_run
+from flex_judge.experiments.common.reporting.runs import (
+    PAGE,
+    RunRecord,
+    build_resuming_command,
+    build_settings_section,
+    read_run,
+)
 from flex_judge.experiments.common.reporting.wording import format_duration
 from flex_judge.judges.errors import UsageError
 
@@ -31,7 +37,7 @@ def write_steps_page(record: RunRecord, title: str) -> Path:
         )
     )
     if record.command:
-        intro.append(CommandLine(record.command, "This command resumes it, from the same working directory:"))
+        intro.append(build_resuming_command(record))
     rows: list[TableRow] = [
         (
             name,

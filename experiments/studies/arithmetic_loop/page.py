@@ -149,8 +149,8 @@ def _draw_best_of_n(summary: Mapping[str, Any]) -> Chart:
     curve = summary["curve"]
     sizes = sorted(curve["best"], key=int)
     series = [
-        Series("best of N by the judge", [_make_point(curve["best"][n]) for n in sizes], colour=0),
-        Series("pass@N", [_make_point(curve["pass_at"][n]) for n in sizes], colour=4),
+        Series("best of N by the judge", [Point.from_estimate(curve["best"][n], 100) for n in sizes], colour=0),
+        Series("pass@N", [Point.from_estimate(curve["pass_at"][n], 100) for n in sizes], colour=4),
         Series("one sample", [Point(100 * curve["random"]["mean"])] * len(sizes), dashed=True, colour=1),
     ]
     return draw_lines(
@@ -164,23 +164,14 @@ def _draw_best_of_n(summary: Mapping[str, Any]) -> Chart:
     )
 
 
-def _make_point(values: Mapping[str, Any]) -> Point:
-    """Make a point with its standard deviation, in percent."""
-    mean, deviation = 100 * values["mean"], 100 * (values["deviation"] or 0.0)
-    return Point(mean, mean - deviation, mean + deviation) if deviation else Point(mean)
-
-
 def _draw_gain(summary: Mapping[str, Any]) -> Chart:
     """Draw the greedy accuracy before and after DPO for each seed and for the mean."""
     runs = [*summary["runs"], summary["greedy"]]
     names = [*(f"seed {k}" for k in range(len(summary["runs"]))), "mean"]
-    series = []
-    for colour, (key, title) in enumerate((("before", "before DPO"), ("after", "after DPO"))):
-        points = []
-        for estimate in (run[key] for run in runs):
-            ends = (estimate["value"], estimate["low"], estimate["high"])
-            points.append(Point(*(None if number is None else 100 * number for number in ends)))
-        series.append(Series(title, points, colour=1 - colour))
+    series = [
+        Series(title, [Point.from_estimate(run[key], 100) for run in runs], colour=colour)
+        for key, title, colour in (("before", "before DPO", 1), ("after", "after DPO", 0))
+    ]
     return draw_lines(
         "Policy before and after DPO",
         names,

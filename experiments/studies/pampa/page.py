@@ -189,18 +189,10 @@ def _draw_curves(summary: Mapping[str, Any]) -> Chart:
     for colour, (style, results) in enumerate(summary["styles"].items()):
         sizes = sorted(results["best"], key=int)
         for metric in ("accuracy", "balanced_accuracy"):
-            points = [_make_point(results["best"][n][metric]) for n in sizes]
+            points = [Point.from_estimate(results["best"][n][metric], 100) for n in sizes]
             name = f"{style}, {metric.replace('_', ' ')}"
             series.append(Series(name, points, dashed=metric != "accuracy", colour=colour % 4))
     constant = Point(100 * summary["majority"]["accuracy"])
     series.append(Series("constant answer", [constant] * len(sizes), dashed=True, colour=4))
     note = "Balanced accuracy has dashed lines. Means over random subsets of N answers, with standard deviations."
     return draw_lines("Best of N", sizes, series, x_label="N samples", y_label="%", top=100, note=note)
-
-
-def _make_point(values: Mapping[str, Any]) -> Point:
-    """Make a point with its standard deviation, in percent."""
-    if values["mean"] is None:
-        return Point(None)
-    mean, deviation = 100 * values["mean"], 100 * (values["deviation"] or 0.0)
-    return Point(mean, mean - deviation, mean + deviation) if deviation else Point(mean)

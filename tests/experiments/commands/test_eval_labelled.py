@@ -11,6 +11,7 @@ from eval_command import JUDGE, Run
 from sklearn.metrics import cohen_kappa_score
 
 from flex_judge.experiments.benchmarks.benchmark import select_sample
+from flex_judge.judges.io.jsonl import read_rows, write_rows
 
 
 @pytest.fixture(autouse=True)
@@ -72,16 +73,14 @@ def test_chosen_and_rejected_have_no_fixed_place(capfd: pytest.CaptureFixture[st
     (folder / "pairs.json").write_text(json.dumps(rows))
     run = Run(capfd, "eval", "labelled", "pairs.json", *JUDGE, "--json")
     assert run.json["pair.agreement"] == 1.0
-    labels = [
-        json.loads(line)["label"] for line in (folder / "runs/eval-labelled/items.jsonl").read_text().splitlines()
-    ]
+    labels = [row["label"] for row in read_rows(folder / "runs/eval-labelled/items.jsonl")]
     assert 4 <= sum(labels) <= 16
 
 
 def test_scores_have_three_correlations(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     rows: list[dict[str, Any]] = [{"prompt": "Q", "response": f"says={n}", "score": 10 * n} for n in (1, 3, 2, 8)]
     rows.append({"prompt": "Q", "responses": ["says=5", "says=4"], "score": [70, 60]})
-    (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(folder / "scores.jsonl", rows)
     run = Run(capfd, "eval", "labelled", "scores.jsonl", *JUDGE, "--json")
     figures = run.json["tasks"]["score"]["figures"]
     assert (figures["spearman"]["value"], figures["kendall"]["value"]) == (pytest.approx(1), pytest.approx(1))
@@ -108,7 +107,7 @@ def test_scores_have_three_correlations(capfd: pytest.CaptureFixture[str], folde
 def test_bad_row_is_one_line(
     row: dict[str, Any], complaint: str, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    write_rows(folder / "rows.jsonl", [row])
     run = Run(capfd, "eval", "labelled", "rows.jsonl", *JUDGE)
     assert (run.status, complaint in run.err) == (2, True), run.err
     assert run.err.count("\n") == 1

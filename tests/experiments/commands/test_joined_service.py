@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from processes import PROGRAM, run_command
 
 import flex_judge
+from flex_judge.judges.io.jsonl import write_rows
 
 pytestmark = pytest.mark.slow
 START_S = 400.0
@@ -26,7 +26,7 @@ SCRIPTED = ["--engine", "scripted"]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Run a service; yield its URL and what it printed on standard error."""
     log = tmp_path_factory.mktemp("serve") / "stderr"
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", "serve", "--port", "0", *SCRIPTED]
+    command = [*PROGRAM, "serve", "--port", "0", *SCRIPTED]
     with log.open("w") as errors:
         process = subprocess.Popen(
             [*command, "--model", "scripts:fair_judge", "--start-timeout-s", "300"],
@@ -66,18 +66,12 @@ def test_other_commands_join(service: tuple[str, str], tmp_path: Path) -> None:
     match = re.search(r"join this Ray with --address (\S+)", service[1])
     assert match is not None, service[1]
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"What is {i} + 3?"}) + "\n" for i in range(3)))
+    write_rows(prompts, [{"prompt": f"What is {i} + 3?"} for i in range(3)])
     judge = ["--judge-url", service[0], "--rubric", "correctness", "--samples", "2"]
     policy = ["--policy-engine", "scripted", "--policy", "scripts:drawn_policy"]
     # A child process: Ray reads its token mode from the environment when it is imported.
     command = ["best-of-n", str(prompts), *policy, *judge, "--out", str(tmp_path / "run"), "--address", match[1]]
-    run = subprocess.run(
-        [sys.executable, "-m", "flex_judge.experiments.cli", *command, "--json-progress"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        timeout=START_S,
-    )
+    run = run_command(*command, "--json-progress", PYTHONUNBUFFERED="1")
     assert run.returncode == 0, run.stderr
     phases = [json.loads(line)["phase"] for line in run.stderr.splitlines() if line.startswith("{")]
     assert list(dict.fromkeys(phases))[:2] == ["joining Ray", "starting policy"]

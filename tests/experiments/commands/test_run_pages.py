@@ -193,7 +193,7 @@ def test_unfinished_eval_and_demo_have_a_page(folder: Path) -> None:
 def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
     rows = [make_reference_row(n, (8, 4)) for n in range(1, 9)]
     rows[2]["score"] = "none"
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("rows.jsonl"), rows)
     teacher = ["--engine", "scripted", "--model", "scripts:fair_judge", "--max-think-tokens", "900", "--seeds", "1"]
     sizes = ["--pointwise", "2", "--pairwise", "2", "--held-out", "0", "--tolerance", "9", "--max-similarity", "1"]
     more = ["--pointwise-tokens", "0", "--pairwise-tokens", "0"]
@@ -204,7 +204,7 @@ def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
     assert html.cards["Usable judgments"] == str(summary["judgments"])
     for step in summary["steps"]:
         assert [f"After {step['step']}", str(step["kept"])] in html.rows
-    dropped = [json.loads(line) for line in Path("run/dropped.jsonl").read_text().splitlines()]
+    dropped = read_rows("run/dropped.jsonl")
     assert len(html.find_items("failed")) == len(dropped) > 0
     assert "What is 3?" in html.find_items("failed")[0]
 
@@ -265,6 +265,14 @@ def test_best_of_n_page_has_the_figures_of_the_summary() -> None:
     old = HtmlPage.load(write_page(Path("run")))
     assert len(old.find_items()) == len(html.find_items())
     assert old.text.count("What is 0 + 0?") == html.text.count("What is 0 + 0?") > 0
+    # An answer of a prompt can have no score, while others have one.
+    (first, *others) = read_rows("run/best_of_n.jsonl")
+    place = (first["best"] + 1) % 4
+    for name in ("scores", "expected_scores"):
+        first[name] = [None if k == place else value for k, value in enumerate(first[name])]
+    write_rows(Path("run/best_of_n.jsonl"), [first, *others])
+    item = next(item for item in HtmlPage.load(write_page(Path("run"))).find_items() if first["id"] in item)
+    assert f"Response {'ABCD'[place]} · no score" in item
 
 
 def test_preferences_page_shows_pairs() -> None:

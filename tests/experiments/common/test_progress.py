@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PROGRAM
 from rich.console import Console
 from terminal import run_in_terminal
 
 from flex_judge.experiments.common import progress as progress_module
 from flex_judge.experiments.common.progress import Phase, Progress, set_json_progress
+from flex_judge.judges.io.jsonl import write_rows
 
 FIELDS = {"phase", "state", "done", "failed", "running", "total", "rate", "eta", "elapsed", "note"}
 
@@ -156,13 +158,12 @@ def test_acknowledgement_of_a_stop_has_its_own_line_above_any_display(tmp_path: 
 def write_comparisons(path: Path, count: int) -> None:
     rows = [{"id": str(i), "prompt": f"What is {i} + 3?", "responses": [f"It is {i + 3}."]} for i in range(count)]
     rows.append({"id": "faulty", "prompt": "What?", "responses": ["x"], "images": ["missing.png"]})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
 
 
 def build_judge_command(*flags: str) -> list[str]:
-    command = [sys.executable, "-m", "flex_judge.experiments.cli", "judge", "c.jsonl", "--out", "j.jsonl"]
     judge = ["--engine", "scripted", "--model", "scripts:fair_judge", "--max-failures", "1"]
-    return [*command, *judge, *flags]
+    return [*PROGRAM, "judge", "c.jsonl", "--out", "j.jsonl", *judge, *flags]
 
 
 @pytest.mark.parametrize("columns", [80, 200])
