@@ -13,8 +13,8 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.logs import LogConfig, with_fields
-from flex_judge.reward.serving.kept_work import WorkRecorder, compute_work_key, compute_work_scope
 from flex_judge.reward.serving.logs import configure_actor_logging
+from flex_judge.reward.serving.work_recorder import WorkRecorder, compute_work_key, compute_work_scope
 
 log = logging.getLogger(__name__)
 

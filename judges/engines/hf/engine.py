@@ -129,7 +129,7 @@ class HFEngine(ThreadedEngine):
             results = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
         except JudgeError as e:
             results = [e]
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - costs this request, not the others
             clear_frames(e.__traceback__)  # frees the memory of the failed batch
             # As long as the engine computes a plain request, the failed one is at fault, whatever number of them fail.
             self._compute_plain_request()
