@@ -28,7 +28,14 @@ from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.server.metrics import ServiceMetrics
-from flex_judge.reward.server.row_failures import RowFailure, check_baseline, locate_judgment, locate_reward, try_row
+from flex_judge.reward.server.row_failures import (
+    RowFailure,
+    check_baseline,
+    locate_judgment,
+    locate_reward,
+    try_group,
+    try_row,
+)
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
@@ -108,17 +115,15 @@ class Gateway:
         valid = {i: row for i, row in enumerate(rows) if isinstance(row, Comparison)}
         work = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
         results = await self._collect_results(work, limit_s)
-        judgments = []
+        timeout, judgments = RowFailure.from_timeout(limit_s), []
         for i, (item, row) in enumerate(zip(items, rows, strict=True)):
             if isinstance(row, RowFailure):
                 self.metrics.record_invalid_row(row.status)
-            result = row if isinstance(row, RowFailure) else results[i]
+            result = row if isinstance(row, RowFailure) else results[i] or timeout
             if isinstance(result, Judgment):
                 # The client's name replaces the judge's, which for a rubric file contains the operator's path.
                 rubric = shorten_inline_name(item.rubric) if isinstance(item, Comparison) else ""
                 judgment = replace(result, provenance={**result.provenance, "rubric": rubric})
-            elif result is None:
-                judgment = Judgment.from_failure(item.id, Status.TIMEOUT, _describe_timeout(limit_s))
             else:
                 judgment = replace(result, id=item.id).make_judgment()
             judgments.append(locate_judgment(judgment, f"comparisons[{i}]"))
@@ -145,22 +150,29 @@ class Gateway:
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
         """
         # The collector takes one spec per call, and groups never mix specs.
+        resolved = {spec: try_group(partial(self.resolve_spec, spec), field) for _, spec in items}
         by_spec: dict[RewardSpec, dict[int, Sample]] = {}
-        for i, (item, spec) in enumerate(items):
-            samples = by_spec.setdefault(self.resolve_spec(spec), {})
-            if isinstance(item, Sample):
-                samples[i] = check_baseline(item, spec, f"{field}[{i}]")
+        failures: dict[int, RowFailure] = {}
+        for i, (item, given_spec) in enumerate(items):
+            spec = resolved[given_spec]
+            if isinstance(item, Sample) and isinstance(spec, RewardSpec):
+                by_spec.setdefault(spec, {})[i] = check_baseline(item, spec, f"{field}[{i}]")
+            else:
+                failures[i] = item if isinstance(item, RowFailure) else spec
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, samples in by_spec.items():
-            futures.update(zip(samples, self._collector.add(list(samples.values()), spec, judging_s), strict=True))
-        results = await self._collect_results(futures, limit_s)
-        timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
-        rewards = []
-        for i, (item, _) in enumerate(items):
-            result = item if isinstance(item, RowFailure) else results[i] or timeout
+            added = try_group(partial(self._collector.add, list(samples.values()), spec, judging_s), field)
+            if isinstance(added, RowFailure):
+                failures.update(dict.fromkeys(samples, added))
+            else:
+                futures.update(zip(samples, added, strict=True))
+        results = {**await self._collect_results(futures, limit_s), **failures}
+        timeout, rewards = RowFailure.from_timeout(limit_s), []
+        for i in range(len(items)):
+            result = results[i] or timeout
             reward = result.make_reward() if isinstance(result, RowFailure) else result
             if reward.status == Status.INVALID_INPUT and not reward.judgments:
                 self.metrics.record_invalid_row(reward.status)
@@ -286,7 +298,3 @@ class Gateway:
         for i, error in errors.items():
             results[i] = RowFailure.from_any_error(error) if isinstance(error, Exception) else work[i].result()
         return results
-
-
-def _describe_timeout(limit_s: float) -> str:
-    return f"not ready within the request's deadline of {limit_s:g} s"

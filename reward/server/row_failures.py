@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flex_judge.judges.errors import INPUT_ERRORS, UsageError, describe_input_error, is_input_error, to_one_line
+from flex_judge.judges.errors import (
+    INPUT_ERRORS,
+    JudgeError,
+    UsageError,
+    describe_input_error,
+    is_input_error,
+    to_one_line,
+)
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.server.logs import with_fields
@@ -51,6 +58,11 @@ class RowFailure:
         if isinstance(error, UsageError) and error.field:
             return cls(problem, field=error.field)
         return cls(f"{field}: {problem}" if field else problem, field=field)
+
+    @classmethod
+    def from_timeout(cls, limit_s: float) -> RowFailure:
+        """Describe a row without a result at the time limit of its request."""
+        return cls(f"not ready within the request's deadline of {limit_s:g} s", Status.TIMEOUT)
 
     @classmethod
     def from_unexpected(cls, error: Exception, field: str = "") -> RowFailure:
@@ -96,6 +108,24 @@ def try_row(work: Callable[[], T], field: str = "") -> T | RowFailure:
         return work()
     except Exception as e:  # noqa: BLE001 - an unexpected error costs its row, not its neighbours
         return RowFailure.from_any_error(e, field)
+
+
+def try_group(work: Callable[[], T], field: str) -> T | RowFailure:
+    """Do some work on several rows with the same settings; an unexpected error is returned.
+
+    Args:
+        work: the work.
+        field: field of the request that holds the rows.
+
+    Raises:
+        JudgeError: the request is at fault, or the setup of the service.
+    """
+    try:
+        return work()
+    except JudgeError:
+        raise
+    except Exception as e:  # noqa: BLE001 - an unexpected error costs these rows, not the others of the request
+        return RowFailure.from_unexpected(e, field)
 
 
 def locate_detail(detail: str, field: str) -> str:

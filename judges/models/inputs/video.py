@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.files import check_pixels, convert_decoder_errors
+from flex_judge.judges.media.memory import check_video_size, reserve_video_decoder
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.streams import DURATION_TOLERANCE, MediaStream, open_stream
 from flex_judge.judges.media.types import Media
@@ -116,15 +118,22 @@ def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> Sampl
 
     assert media.fps is not None
     choice = choose_frames(len(media.frames), media.fps, limits)
-    images = [decode_image(media.frames[i]) for i in choice.indices]
-    sizes = {image.size for image in images}
+    sizes: set[tuple[int, int]] = set()
+    scaled: list[NDArray[np.uint8]] = []
+    width = height = 0
+    for i in choice.indices:  # one by one: only the scaled frames are kept in memory
+        image = decode_image(media.frames[i])
+        if not sizes:
+            width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
+            check_video_size(_measure_frames(len(choice.indices), width, height), media.name)
+        sizes.add(image.size)
+        if len(sizes) == 1:
+            scaled.append(np.asarray(resize_image(image, width, height)))
     if len(sizes) > 1:
         raise MediaError(
             f"{media.name}: frames differ in size: {sorted(sizes)} (width, height); scale them to one size"
         )
-    width, height = fit_size(images[0], patch, _get_frame_limit(patch, limits), media.name)
-    frames = np.stack([np.asarray(resize_image(image, width, height)) for image in images])
-    return SampledVideo(frames, choice.fps, choice.notes)
+    return SampledVideo(np.stack(scaled), choice.fps, choice.notes)
 
 
 def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> SampledVideo:
@@ -140,7 +149,8 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
             open_stream(media.data, media.name, media.modality) as opened,
         ):
             opened.stream.thread_type = threads
-            picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
+            with _reserve_memory(opened, len(selected), patch, limits):
+                picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
             has_lost_end = decoded_timeline.times[-1] < packet_timeline.times[-1]
             if threads == "AUTO" and (opened.skipped or has_lost_end):
                 # At an error, parallel decoders lose good frames too.
@@ -155,6 +165,25 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
             return SampledVideo(frames, choice.fps, notes + choice.notes)
         timeline = decoded_timeline
     raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
+
+
+def _reserve_memory(opened: MediaStream, count: int, patch: int, limits: MediaLimits) -> AbstractContextManager[None]:
+    """Reserve the memory for decoding a video and for the sampled frames.
+
+    Raises:
+        MediaError: the sampled frames take too much memory, or a frame is too elongated.
+    """
+    width, height = opened.stream.width, opened.stream.height
+    if not (width and height):
+        return reserve_video_decoder(0, 0)  # the header does not say; each frame is checked on its own
+    check_pixels(width, height, opened.name)
+    size = _measure_frames(count, *fit_size((width, height), patch, _get_frame_limit(patch, limits), opened.name))
+    check_video_size(size, opened.name)
+    return reserve_video_decoder(width, height, size)
+
+
+def _measure_frames(count: int, width: int, height: int) -> int:
+    return count * width * height * 3
 
 
 def _describe_lost_start(packets: Timeline, frames: Timeline) -> tuple[str, ...]:
@@ -203,8 +232,9 @@ def _pick_frames(
         image = frame.to_image()
         if frame.rotation:  # phones store portrait videos rotated; the angle is counter-clockwise, as in Pillow
             image = image.rotate(frame.rotation, expand=True)
-        size = size or fit_size(image, patch, _get_frame_limit(patch, limits), opened.name)
+        size = size or fit_size(image.size, patch, _get_frame_limit(patch, limits), opened.name)
         picked[times[-1]] = np.asarray(resize_image(image, *size))
+        check_video_size(_measure_frames(len(picked), *size), opened.name)
     if not times:
         raise MediaError(f"{opened.name}: holds no frames that can be decoded; check the file")
     return picked, Timeline(times, opened.check_end(clock), _get_header_rate(opened))
