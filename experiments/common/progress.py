@@ -96,7 +96,8 @@ class Phase:
 
     def report_replicas(self, running: int, wanted: int, reason: str) -> None:
         """Note how many replicas of a service are ready, and why the others wait."""
-        self.waiting_for = f"{running} of {wanted} replicas ready" + (f"; {reason}" if reason else "")
+        counts = f"{running} of {wanted} replicas ready" if wanted else ""  # Ray Serve creates them after a moment
+        self.waiting_for = "; ".join(filter(None, (counts, reason)))
 
     def end(self, finished: bool) -> None:
         """Stop the clock of the phase."""
