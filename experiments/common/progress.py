@@ -22,8 +22,6 @@ RATE_WINDOW_S = 300.0
 """Time over which the rate is measured. Judgments finish in bursts, so a short window would jump."""
 BAR_WIDTH, MIN_WIDTH_WITH_BAR = 24, 110
 """Columns of a bar, and of a terminal on which it fits beside the counts."""
-
-
 JSON_FLAG = "--json-progress"
 JSON_HELP = (
     "Print the progress as one JSON object per line on standard error: phase, done, failed, running, total, rate (per "

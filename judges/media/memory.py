@@ -57,19 +57,26 @@ def reserve_video_decoder(width: int, height: int, frames_bytes: int = 0) -> Abs
     return DECODING.reserve(width * height * VIDEO_BYTES_PER_PIXEL + frames_bytes)
 
 
-def check_video_size(size: int, name: str) -> None:
-    """Raise MediaError if the sampled frames of a video take too much memory.
+def measure_video(count: int, width: int, height: int, name: str) -> int:
+    """Return the size in bytes of the scaled frames of a video.
 
     Args:
-        size: their size in bytes.
-        name: name of the video.
+        count: number of sampled frames.
+        width: their width after scaling.
+        height: their height after scaling.
+        name: name of the video for error messages.
+
+    Raises:
+        MediaError: they take too much memory.
     """
+    size = count * width * height * 3
     if size > MAX_PREPARED_BYTES:
         raise MediaError(
             f"{name}: its sampled frames take {size / MIB:.0f} MiB of memory, more than the "
             f"{MAX_PREPARED_BYTES // MIB} MiB allowed for one comparison; lower video_max_frames, video_fps or "
             "video_max_pixels"
         )
+    return size
 
 
 def check_prepared_size(size: int, count: int) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import flex_judge
-from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import shorten_inline_name
 from flex_judge.judges.types import Comparison
@@ -28,14 +28,7 @@ from flex_judge.reward.server.media_decoding import MediaDecoder
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.server.metrics import ServiceMetrics
-from flex_judge.reward.server.row_failures import (
-    RowFailure,
-    check_baseline,
-    locate_judgment,
-    locate_reward,
-    try_group,
-    try_row,
-)
+from flex_judge.reward.server.row_failures import RowFailure, check_baseline, locate_judgment, locate_reward, try_row
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
@@ -150,26 +143,30 @@ class Gateway:
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
         """
         # The collector takes one spec per call, and groups never mix specs.
-        resolved = {spec: try_group(partial(self.resolve_spec, spec), field) for _, spec in items}
+        resolved = {spec: try_row(partial(self.resolve_spec, spec), field, (JudgeError,)) for _, spec in items}
         by_spec: dict[RewardSpec, dict[int, Sample]] = {}
         failures: dict[int, RowFailure] = {}
         for i, (item, given_spec) in enumerate(items):
             spec = resolved[given_spec]
-            if isinstance(item, Sample) and isinstance(spec, RewardSpec):
-                by_spec.setdefault(spec, {})[i] = check_baseline(item, spec, f"{field}[{i}]")
+            if isinstance(item, RowFailure):
+                failures[i] = item
+            elif isinstance(spec, RowFailure):
+                failures[i] = spec
             else:
-                failures[i] = item if isinstance(item, RowFailure) else spec
+                by_spec.setdefault(spec, {})[i] = check_baseline(item, spec, f"{field}[{i}]")
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, samples in by_spec.items():
-            added = try_group(partial(self._collector.add, list(samples.values()), spec, judging_s), field)
+            add_samples = partial(self._collector.add, list(samples.values()), spec, judging_s)
+            added = try_row(add_samples, field, (JudgeError,))
             if isinstance(added, RowFailure):
                 failures.update(dict.fromkeys(samples, added))
             else:
                 futures.update(zip(samples, added, strict=True))
-        results = {**await self._collect_results(futures, limit_s), **failures}
+        collected = await self._collect_results(futures, limit_s)
+        results: dict[int, Reward | RowFailure | None] = {**collected, **failures}
         timeout, rewards = RowFailure.from_timeout(limit_s), []
         for i in range(len(items)):
             result = results[i] or timeout

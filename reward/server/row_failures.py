@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from flex_judge.judges.errors import (
     INPUT_ERRORS,
-    JudgeError,
     UsageError,
     describe_input_error,
     is_input_error,
@@ -97,35 +96,20 @@ class RowFailure:
         return Reward(None, self.status, detail=self.detail)
 
 
-def try_row(work: Callable[[], T], field: str = "") -> T | RowFailure:
+def try_row(work: Callable[[], T], field: str = "", raises: tuple[type[Exception], ...] = ()) -> T | RowFailure:
     """Do some work on a row, such as decoding it; an error is returned, unless it concerns every row.
 
     Args:
         work: the work.
         field: field of the row, for errors that name none.
+        raises: types of errors that concern the request. Work on several rows needs them.
     """
     try:
         return work()
+    except raises:
+        raise
     except Exception as e:  # noqa: BLE001 - an unexpected error costs its row, not its neighbours
         return RowFailure.from_any_error(e, field)
-
-
-def try_group(work: Callable[[], T], field: str) -> T | RowFailure:
-    """Do some work on several rows with the same settings; an unexpected error is returned.
-
-    Args:
-        work: the work.
-        field: field of the request that holds the rows.
-
-    Raises:
-        JudgeError: the request is at fault, or the setup of the service.
-    """
-    try:
-        return work()
-    except JudgeError:
-        raise
-    except Exception as e:  # noqa: BLE001 - an unexpected error costs these rows, not the others of the request
-        return RowFailure.from_unexpected(e, field)
 
 
 def locate_detail(detail: str, field: str) -> str:

@@ -121,23 +121,19 @@ class HFEngine(ThreadedEngine):
         Raises:
             Exception: a request failed and a plain one fails too; the engine is at fault, for example a broken GPU.
         """
-        seeds = [item.request.sampling.seed for item in batch]
+        batch_key, seeds = batch[0].batch_key, [item.request.sampling.seed for item in batch]
         results: Sequence[Generation | Exception]
         try:
-            batch_key = batch[0].batch_key
             cancelled_rows = CancelledRows([item.request for item in batch], one_by_one=not batch_key.regex)
             results = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
-        except JudgeError as e:
-            results = [e]
-        except Exception as e:  # noqa: BLE001 - costs this request, not the others
+        except Exception as e:  # noqa: BLE001 - costs its request, not the others
             clear_frames(e.__traceback__)  # frees the memory of the failed batch
-            # As long as the engine computes a plain request, the failed one is at fault, whatever number of them fail.
-            self._compute_plain_request()
-            results = [_build_generation_error(e)]
-        if len(batch) > 1 and isinstance(results[0], Exception):
-            for item in batch:
-                self._compute_batch([item])
-            return
+            self._compute_plain_request()  # if this works, the requests are at fault, and not the engine
+            if len(batch) > 1:
+                for item in batch:
+                    self._compute_batch([item])
+                return
+            results = [e if isinstance(e, JudgeError) else _build_generation_error(e)]
         for item, result in zip(batch, results, strict=True):
             self._waiting.remove(item)
             item.request.resolve(result)
@@ -145,8 +141,8 @@ class HFEngine(ThreadedEngine):
     def _compute_plain_request(self) -> None:
         """Generate one token for the shortest prompt; raise an error if the engine cannot even do this."""
         request = EngineRequest([min(self._eos)], Sampling(max_tokens=1))
-        prompt = self._encoder.encode_prompt(request.prompt, ())
-        self._generate_batch([prompt], request.sampling, [None], CancelledRows([request], one_by_one=True))
+        prompts = [self._encoder.encode_prompt(request.prompt, ())]
+        self._generate_batch(prompts, request.sampling, [None], CancelledRows([request], one_by_one=True))
 
     def _list_pending(self) -> list[EngineRequest]:
         return [item.request for item in self._waiting]
