@@ -17,6 +17,7 @@ from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
+from flex_judge.reward.server.request_log import get_request_id
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 from flex_judge.reward.serving.kept_work import WorkArchive, find_recent_judgment
@@ -45,7 +46,8 @@ class ReplicaSender:
 
         # In a new context: otherwise all calls within one HTTP request would share its request id, and a router that
         # looks up calls by their id would answer only one of them.
-        response = Context().run(self._judge_one.remote, comparison, prefix=comparison.prompt_digest)
+        fields = {"prefix": comparison.prompt_digest, "request_id": get_request_id()}
+        response = Context().run(partial(self._judge_one.remote, comparison, **fields))
         try:
             judgment: Judgment = await response
         except asyncio.CancelledError:
