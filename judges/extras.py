@@ -32,7 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "serve": ("ray", "fastapi", "uvicorn", "psutil", "prometheus_client"),
     "train": ("trl", "ray", "datasets", "accelerate", "scipy"),
-    "eval": ("scipy", "sklearn", "rapidfuzz", "matplotlib", "pandas", "numpy", "jinja2"),
+    "eval": ("scipy", "sklearn", "rapidfuzz", "pandas", "numpy", "jinja2"),
     "vllm": ("vllm",),
     "molecules": ("rdkit",),
 }

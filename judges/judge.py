@@ -189,17 +189,22 @@ class FlexJudge:
             rubrics: names or files of rubrics; each is tried with one and two responses, as far as it supports them.
 
         Raises:
-            UsageError: a rubric does not exist.
+            UsageError: a rubric does not exist, or the context is too short for any comparison.
             EngineLostError: the engine died.
+            GenerationError: the engine failed to judge the comparison, so it would fail for others too.
         """
         engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
         # A thinking budget of one token leads directly to a forced answer, which compiles the grammar.
         once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
-        short = FlexJudge(engine, replace(once, forced_answer=True, deadline_s=None))
+        short = FlexJudge(engine, replace(once, deadline_s=None))
         for name in rubrics:
             fewest, most = self._get_rubric(name).responses
             for count in sorted({fewest, max(fewest, min(2, most or 2))}):
-                await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
+                judgment = await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
+                if judgment.status == Status.OVERLONG:
+                    raise UsageError(f"the shortest comparison does not fit: {judgment.detail}")
+                if judgment.status in (Status.FAILED, Status.INVALID_INPUT):
+                    raise GenerationError(f"the engine cannot judge a first, plain comparison: {judgment.detail}")
 
     def compute_key(self, comparison: Comparison) -> str:
         """Hash everything that determines a judgment: comparison, rubric, settings, model and engine.

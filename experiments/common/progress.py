@@ -22,8 +22,6 @@ RATE_WINDOW_S = 300.0
 """Time over which the rate is measured. Judgments finish in bursts, so a short window would jump."""
 BAR_WIDTH, MIN_WIDTH_WITH_BAR = 24, 110
 """Columns of a bar, and of a terminal on which it fits beside the counts."""
-
-
 JSON_FLAG = "--json-progress"
 JSON_HELP = (
     "Print the progress as one JSON object per line on standard error: phase, done, failed, running, total, rate (per "
@@ -96,7 +94,8 @@ class Phase:
 
     def report_replicas(self, running: int, wanted: int, reason: str) -> None:
         """Note how many replicas of a service are ready, and why the others wait."""
-        self.waiting_for = f"{running} of {wanted} replicas ready" + (f"; {reason}" if reason else "")
+        counts = f"{running} of {wanted} replicas ready" if wanted else ""  # Ray Serve creates them after a moment
+        self.waiting_for = "; ".join(filter(None, (counts, reason)))
 
     def end(self, finished: bool) -> None:
         """Stop the clock of the phase."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +18,6 @@ from flex_judge.judges.io.jsonl import write_text
 
 START_FILES = ("run.json", ".lock", "engines.log")
 """Files that a start writes before there is a result."""
-PAGES_MODULE = "flex_judge.experiments.commands.report.pages"
-"""Module that writes pages. Loaded by name, because it depends on the commands, which depend on this one."""
 MAX_STOPPED_BYTES = 64 * 1024**2
 """Size of the result files up to which a stopped run writes its page: a stop must not take long."""
 
@@ -166,15 +163,16 @@ def write_page(run: Path, tables: Sequence[Path], *, is_stopped: bool) -> None:
     if is_stopped and not (size := sum(path.stat().st_size for path in tables if path.is_file())):
         return
     try:
+        # Imported only at the end of a run, because pages need more modules than runs.
+        from flex_judge.experiments.common.reporting import pages
+
         if not is_stopped:
-            importlib.import_module(PAGES_MODULE).write_page(run)
+            pages.write_page(run)
             return
         if size > MAX_STOPPED_BYTES:
             text = f"for a page of the unfinished run: flex-judge report {run}"
         else:
-            text = f"page of the unfinished run: {importlib.import_module(PAGES_MODULE).write_page(run)}"
-    except KeyboardInterrupt:  # a second Ctrl-C, after the first one ended the run
-        return
+            text = f"page of the unfinished run: {pages.write_page(run)}"
     except Exception as e:  # noqa: BLE001 - the results are on the disk
         text = f"no page was written: {to_one_line(e)}; try: flex-judge report {run}"
     print_status(to_one_line(text))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from flex_judge.judges.errors import MediaError
 
 MIB = 1 << 20
 MAX_DECODING_BYTES = 1024 * MIB
-"""Maximum size of all images that a process decodes at the same time, before they are scaled down."""
+"""Maximum size of all images and video frames that a process decodes at the same time, before they are scaled down."""
 MAX_PREPARED_BYTES = 1024 * MIB
 """Maximum size of all media of one prompt after scaling."""
+VIDEO_BYTES_PER_PIXEL = 40
+"""Memory of a video decoder per pixel of a frame: about 20 frames of 1.5 bytes for threads and references, and one
+frame as an image, twice if it is rotated."""
 
 
 class DecodingBudget:
@@ -41,6 +44,39 @@ class DecodingBudget:
 
 DECODING = DecodingBudget(MAX_DECODING_BYTES)
 """Budget of this process."""
+
+
+def reserve_video_decoder(width: int, height: int, frames_bytes: int = 0) -> AbstractContextManager[None]:
+    """Reserve the memory of a video decoder until the block ends, see `DecodingBudget.reserve`.
+
+    Args:
+        width: width of the frames.
+        height: height of the frames.
+        frames_bytes: size of the scaled frames that are kept.
+    """
+    return DECODING.reserve(width * height * VIDEO_BYTES_PER_PIXEL + frames_bytes)
+
+
+def measure_video(count: int, width: int, height: int, name: str) -> int:
+    """Return the size in bytes of the scaled frames of a video.
+
+    Args:
+        count: number of sampled frames.
+        width: their width after scaling.
+        height: their height after scaling.
+        name: name of the video for error messages.
+
+    Raises:
+        MediaError: they take too much memory.
+    """
+    size = count * width * height * 3
+    if size > MAX_PREPARED_BYTES:
+        raise MediaError(
+            f"{name}: its sampled frames take {size / MIB:.0f} MiB of memory, more than the "
+            f"{MAX_PREPARED_BYTES // MIB} MiB allowed for one comparison; lower video_max_frames, video_fps or "
+            "video_max_pixels"
+        )
+    return size
 
 
 def check_prepared_size(size: int, count: int) -> None:

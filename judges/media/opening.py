@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from flex_judge.judges.media.files import (
     scale_samples,
     to_upright_rgb,
 )
+from flex_judge.judges.media.memory import reserve_video_decoder
 from flex_judge.judges.media.streams import open_stream
 from flex_judge.judges.media.types import Media, Modality
 
@@ -217,8 +219,9 @@ def _require_modality(media: Media, modality: Modality) -> Media:
 
 def _check_container(data: bytes, name: str, kind: Modality) -> None:
     """Check that a video or audio file opens and that a frame can be decoded."""
-    with convert_decoder_errors(name, kind), open_stream(data, name, kind) as opened:
+    with convert_decoder_errors(name, kind), open_stream(data, name, kind) as opened, ExitStack() as reserved:
         if kind == Modality.VIDEO and opened.stream.width and opened.stream.height:
             check_pixels(opened.stream.width, opened.stream.height, name)
+            reserved.enter_context(reserve_video_decoder(opened.stream.width, opened.stream.height))
         if next(opened.decode_frames(), None) is None:
             raise MediaError(f"{name}: contains no {kind} that can be decoded")

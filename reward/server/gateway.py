@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import flex_judge
-from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.errors import EngineLostError, JudgeError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import shorten_inline_name
 from flex_judge.judges.types import Comparison
@@ -108,17 +108,15 @@ class Gateway:
         valid = {i: row for i, row in enumerate(rows) if isinstance(row, Comparison)}
         work = {i: asyncio.ensure_future(self._judge_comparison(row)) for i, row in valid.items()}
         results = await self._collect_results(work, limit_s)
-        judgments = []
+        timeout, judgments = RowFailure.from_timeout(limit_s), []
         for i, (item, row) in enumerate(zip(items, rows, strict=True)):
             if isinstance(row, RowFailure):
                 self.metrics.record_invalid_row(row.status)
-            result = row if isinstance(row, RowFailure) else results[i]
+            result = row if isinstance(row, RowFailure) else results[i] or timeout
             if isinstance(result, Judgment):
                 # The client's name replaces the judge's, which for a rubric file contains the operator's path.
                 rubric = shorten_inline_name(item.rubric) if isinstance(item, Comparison) else ""
                 judgment = replace(result, provenance={**result.provenance, "rubric": rubric})
-            elif result is None:
-                judgment = Judgment.from_failure(item.id, Status.TIMEOUT, _describe_timeout(limit_s))
             else:
                 judgment = replace(result, id=item.id).make_judgment()
             judgments.append(locate_judgment(judgment, f"comparisons[{i}]"))
@@ -145,22 +143,33 @@ class Gateway:
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
         """
         # The collector takes one spec per call, and groups never mix specs.
+        resolved = {spec: try_row(partial(self.resolve_spec, spec), field, (JudgeError,)) for _, spec in items}
         by_spec: dict[RewardSpec, dict[int, Sample]] = {}
-        for i, (item, spec) in enumerate(items):
-            samples = by_spec.setdefault(self.resolve_spec(spec), {})
-            if isinstance(item, Sample):
-                samples[i] = check_baseline(item, spec, f"{field}[{i}]")
+        failures: dict[int, RowFailure] = {}
+        for i, (item, given_spec) in enumerate(items):
+            spec = resolved[given_spec]
+            if isinstance(item, RowFailure):
+                failures[i] = item
+            elif isinstance(spec, RowFailure):
+                failures[i] = spec
+            else:
+                by_spec.setdefault(spec, {})[i] = check_baseline(item, spec, f"{field}[{i}]")
         self.check_capacity(len(items))
         limit_s = self._limit_deadline(deadline_s)
         judging_s = limit_s - min(ANSWER_MARGIN * limit_s, MAX_ANSWER_MARGIN_S)
         futures: dict[int, asyncio.Future[Reward]] = {}
         for spec, samples in by_spec.items():
-            futures.update(zip(samples, self._collector.add(list(samples.values()), spec, judging_s), strict=True))
-        results = await self._collect_results(futures, limit_s)
-        timeout = Reward(None, Status.TIMEOUT, detail=_describe_timeout(limit_s))
-        rewards = []
-        for i, (item, _) in enumerate(items):
-            result = item if isinstance(item, RowFailure) else results[i] or timeout
+            add_samples = partial(self._collector.add, list(samples.values()), spec, judging_s)
+            added = try_row(add_samples, field, (JudgeError,))
+            if isinstance(added, RowFailure):
+                failures.update(dict.fromkeys(samples, added))
+            else:
+                futures.update(zip(samples, added, strict=True))
+        collected = await self._collect_results(futures, limit_s)
+        results: dict[int, Reward | RowFailure | None] = {**collected, **failures}
+        timeout, rewards = RowFailure.from_timeout(limit_s), []
+        for i in range(len(items)):
+            result = results[i] or timeout
             reward = result.make_reward() if isinstance(result, RowFailure) else result
             if reward.status == Status.INVALID_INPUT and not reward.judgments:
                 self.metrics.record_invalid_row(reward.status)
@@ -286,7 +295,3 @@ class Gateway:
         for i, error in errors.items():
             results[i] = RowFailure.from_any_error(error) if isinstance(error, Exception) else work[i].result()
         return results
-
-
-def _describe_timeout(limit_s: float) -> str:
-    return f"not ready within the request's deadline of {limit_s:g} s"

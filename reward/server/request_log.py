@@ -24,6 +24,8 @@ OTHER_ROUTE = "other"
 """Route of a request that matches none, or that is refused before it is matched."""
 PROBES = ("/healthz", "/metrics")
 """Routes that monitors request every few seconds; only the level debug logs their successes."""
+ROWS = ("comparisons", "samples", "query")
+"""Fields of requests with one row for each result."""
 _DATA_URI = re.compile(r"(data:[\w/.+-]{1,100};base64,)[A-Za-z0-9+/=]{64,}")
 log = logging.getLogger("flex_judge.access")
 texts_log = logging.getLogger(TEXT_LOGGER)
@@ -43,6 +45,10 @@ class RequestRecord:
     """Number of those without a score."""
     usage: Usage = field(default_factory=Usage)
     """Tokens of the answer."""
+    replayed: int | None = None
+    """For a repeated request: number of rows in the answer of the request with the same idempotency key."""
+    has_results: bool = False
+    """Whether the results were computed for this request."""
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("flex_judge_request", default=None)
@@ -66,9 +72,17 @@ def record_results(results: Sequence[Judgment | Reward]) -> None:
     record = _current.get()
     if record is None:
         return
+    record.has_results = True
     record.judgments += len(results)
     record.failures += sum(result.status != Status.OK for result in results)
     record.usage = sum((result.usage for result in results), record.usage)
+
+
+def record_answer(request: Any) -> None:
+    """Record that the current request was answered. Without results of its own, it got the answer of another one."""
+    record = _current.get()
+    if record is not None and not record.has_results:
+        record.replayed = next(len(getattr(request, name)) for name in ROWS if hasattr(request, name))
 
 
 def log_texts(request: Any, answer: Mapping[str, Any]) -> None:
@@ -104,6 +118,8 @@ def log_request(record: RequestRecord, scope: Scope, route: str, status: int, se
             "cached_tokens": record.usage.cached_tokens,
             "generated_tokens": record.usage.generated_tokens,
         }
+    if record.replayed is not None:
+        fields["replayed"] = record.replayed
     log.log(level, "request", extra=with_fields(**fields))
 
 

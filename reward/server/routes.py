@@ -34,7 +34,7 @@ from flex_judge.reward.server.json_responses import build_json_response, encode_
 from flex_judge.reward.server.media_decoding import EncodedRow
 from flex_judge.reward.server.middleware import RESOURCES_KEY, Middleware, build_error_response
 from flex_judge.reward.server.openapi import build_operation, install_openapi
-from flex_judge.reward.server.request_log import log_texts, record_results
+from flex_judge.reward.server.request_log import log_texts, record_answer, record_results
 from flex_judge.reward.server.row_failures import RowFailure, try_row
 from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validate_request
 from flex_judge.reward.types import RewardSpec, Sample
@@ -122,7 +122,9 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
             return encode_json(answer)
 
         work = compute_answer() if key is None else gateway.run_once(key, fingerprint, compute_answer)
-        return build_json_response(await _run_until_disconnect(request, work))
+        answer = await _run_until_disconnect(request, work)
+        record_answer(parsed)
+        return build_json_response(answer)
 
     return post
 

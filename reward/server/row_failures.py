@@ -8,7 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flex_judge.judges.errors import INPUT_ERRORS, UsageError, describe_input_error, is_input_error, to_one_line
+from flex_judge.judges.errors import (
+    INPUT_ERRORS,
+    UsageError,
+    describe_input_error,
+    is_input_error,
+    to_one_line,
+)
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.server.logs import with_fields
@@ -53,6 +59,11 @@ class RowFailure:
         return cls(f"{field}: {problem}" if field else problem, field=field)
 
     @classmethod
+    def from_timeout(cls, limit_s: float) -> RowFailure:
+        """Describe a row without a result at the time limit of its request."""
+        return cls(f"not ready within the request's deadline of {limit_s:g} s", Status.TIMEOUT)
+
+    @classmethod
     def from_unexpected(cls, error: Exception, field: str = "") -> RowFailure:
         """Log an unexpected error, which costs its row only; its message is not sent to the client."""
         request_id = get_request_id()
@@ -85,15 +96,18 @@ class RowFailure:
         return Reward(None, self.status, detail=self.detail)
 
 
-def try_row(work: Callable[[], T], field: str = "") -> T | RowFailure:
+def try_row(work: Callable[[], T], field: str = "", raises: tuple[type[Exception], ...] = ()) -> T | RowFailure:
     """Do some work on a row, such as decoding it; an error is returned, unless it concerns every row.
 
     Args:
         work: the work.
         field: field of the row, for errors that name none.
+        raises: types of errors that concern the request. Work on several rows needs them.
     """
     try:
         return work()
+    except raises:
+        raise
     except Exception as e:  # noqa: BLE001 - an unexpected error costs its row, not its neighbours
         return RowFailure.from_any_error(e, field)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,14 @@ class ServeApplication:
     `deploy` and `remove` block for seconds; in an event loop, use `deploy_async` and `remove_async`.
     """
 
-    def __init__(self, name: str, label: str, http: HttpAddress | None = None, private: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        http: HttpAddress | None = None,
+        private: bool = False,
+        other_parts: Mapping[str, str] | None = None,
+    ) -> None:
         """Describe an application without deploying it.
 
         Args:
@@ -47,11 +54,13 @@ class ServeApplication:
             http: HTTP address. If Serve runs already, it must listen there.
             private: whether the name is reserved for this caller. An existing application of that name is then a
                 leftover of a killed process, and is removed first.
+            other_parts: deployments whose replicas are not counted, with their names in words, such as "the gateway".
         """
         self.name = name
         self.http = http
         self._label = label
         self._private = private
+        self._other_parts = other_parts or {}
         self._deployed = self._started_serve = False
 
     def deploy(self, target: Any, route_prefix: str | None = None) -> None:
@@ -132,7 +141,7 @@ class ServeApplication:
                     reason = (failed[0].message if failed else "") or application.message
                     raise ClusterError(f"the {self._label} could not start: {_extract_error_line(reason)}")
                 if report is not None:
-                    report(*_count_replicas(application))
+                    report(*count_replicas(application, self._other_parts))
                 if application.status == ApplicationStatus.RUNNING:
                     return
             await asyncio.sleep(READY_POLL_S)
@@ -179,19 +188,27 @@ def _check_serve_address(http: HttpAddress) -> None:
         )
 
 
-def _count_replicas(application: Any) -> tuple[int, int, str]:
-    """Count the running replicas of an application and all of them; the last item says why the others wait."""
-    from ray.serve.schema import ReplicaState
+def count_replicas(application: Any, other_parts: Mapping[str, str]) -> tuple[int, int, str]:
+    """Count the running replicas of an application and all of them; the last item says why the others wait.
+
+    Args:
+        application: status of the application, as Ray Serve reports it.
+        other_parts: see `ServeApplication`.
+    """
+    from ray.serve.schema import DeploymentStatus, ReplicaState
 
     running = wanted = 0
-    reason = ""
-    for deployment in application.deployments.values():
-        states = {ReplicaState(state): count for state, count in deployment.replica_states.items()}
-        running += states.get(ReplicaState.RUNNING, 0)
-        wanted += sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
+    reason = waiting = ""
+    for name, deployment in application.deployments.items():
+        if name in other_parts:
+            waiting = waiting if deployment.status == DeploymentStatus.HEALTHY else f"waiting for {other_parts[name]}"
+        else:
+            states = {ReplicaState(state): count for state, count in deployment.replica_states.items()}
+            running += states.get(ReplicaState.RUNNING, 0)
+            wanted += sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
         if "Resources required" in deployment.message:  # such as `Resources required for each replica: {"CPU": 1.0}`
             reason = "the cluster has too few free resources; " + " ".join(deployment.message.split())[-160:]
-    return running, wanted, reason
+    return running, wanted, reason or (waiting if running == wanted else "")
 
 
 def _extract_error_line(text: str) -> str:

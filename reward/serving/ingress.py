@@ -7,19 +7,22 @@ import logging
 import time
 from collections.abc import Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from flex_judge.judges.engines.base import EngineConfig
-from flex_judge.judges.errors import JudgeError
+from flex_judge.judges.errors import JudgeError, to_one_line
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
+from flex_judge.reward.server.request_log import get_request_id
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
-from flex_judge.reward.serving.kept_work import WorkArchive, compute_work_scope
+from flex_judge.reward.serving.kept_work import WorkArchive, find_recent_judgment
 from flex_judge.reward.serving.logs import configure_actor_logging
 from flex_judge.reward.serving.replica import JudgeReplica
+from flex_judge.reward.serving.work_recorder import compute_work_scope
 
 HEALTH_CACHE_S = 1.0
 log = logging.getLogger(__name__)
@@ -42,14 +45,15 @@ class ReplicaSender:
 
         # In a new context: otherwise all calls within one HTTP request would share its request id, and a router that
         # looks up calls by their id would answer only one of them.
-        response = Context().run(self._judge_one.remote, comparison, prefix=comparison.prompt_digest)
+        fields = {"prefix": comparison.prompt_digest, "request_id": get_request_id()}
+        response = Context().run(partial(self._judge_one.remote, comparison, **fields))
         try:
             judgment: Judgment = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
         except RayActorError as e:
-            raise ReplicaDiedError(e.actor_id or "") from e
+            raise ReplicaDiedError(e.actor_id or "", to_one_line(e)) from e
         except RayTaskError as e:
             if isinstance(e.cause, JudgeError):
                 raise e.cause from None  # hides the replica's traceback from the caller
@@ -72,8 +76,10 @@ class JudgeGateway:
         gateway = config.gateway
         assert gateway is not None, "a service without a gateway has no such deployment"
         metrics = PrometheusMetrics(self._model, config.replica_range[0], gateway.max_pending)
-        dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics)
-        archive = WorkArchive(store, compute_work_scope(config.judge), dispatcher.judge)
+        scope = compute_work_scope(config.judge)
+        find_judgment = partial(find_recent_judgment, store, scope)
+        dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics, find_judgment)
+        archive = WorkArchive(store, scope, dispatcher.judge)
         self._name, self._min_replicas = config.name, config.replica_range[0]
         self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive)
         log.info("the gateway has started", extra=with_fields(model=self._model))

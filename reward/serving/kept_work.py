@@ -7,44 +7,28 @@ asks what the earlier one has left.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
+import math
 import pickle
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flex_judge.judges.judgments import Judgment
-from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
+from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, call_store, compute_work_key
 
 SILENT_S = 10.0
 """Seconds without a sign of life after which the running comparisons of a replica count as lost."""
-BEAT_S = 2.0
-"""Seconds between two signs of life of a replica that judges."""
-CALL_S = 5.0
-"""Time limit of a call that writes to the store. The service works without the store."""
 LEFTOVERS_S = 15.0
 """Time limit of the first call of a new gateway, which may have to find the store first."""
+LOOKUP_S = 2.0
+"""Time limit of the question for one judgment, before its comparison is judged again."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkEvent:
-    """Start or end of a comparison, or an answer."""
-
-    key: str
-    content: bytes | None = None
-    """Judgment or answer; None for a start, and for a comparison that ended without a judgment."""
-    has_started: bool = False
-    fingerprint: str | None = None
-    """Hash of the request of an answer."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +92,11 @@ class KeptWork:
             except TimeoutError:
                 continue
 
+    async def get_judgment(self, key: str, max_age_s: float) -> bytes | None:
+        """Return a judgment that was recorded within the last seconds; None without one."""
+        judgment = self._judgments.get(key, max_age_s)
+        return None if judgment is None else judgment[1]
+
     async def get_answer(self, key: str) -> tuple[str, bytes] | None:
         """Return the fingerprint and content of an answer; None if it is not kept."""
         return self._answers.get(key)
@@ -135,9 +124,12 @@ class _BoundedStore:
         self._bytes += len(value[1])
         self._evict()
 
-    def get(self, key: str) -> tuple[str, bytes] | None:
+    def get(self, key: str, max_age_s: float = math.inf) -> tuple[str, bytes] | None:
         self._evict()
-        return self._values[key][1] if key in self._values else None
+        if key not in self._values:
+            return None
+        stored_at, value = self._values[key]
+        return value if stored_at + max_age_s >= self._clock() else None
 
     def keys(self) -> frozenset[str]:
         self._evict()
@@ -153,71 +145,6 @@ class _BoundedStore:
     def _drop(self, key: str) -> None:
         if key in self._values:
             self._bytes -= len(self._values.pop(key)[1][1])
-
-
-class WorkRecorder:
-    """Writer of events to the store: never waits for it, and sends what has accumulated in one call.
-
-    Belongs to one event loop. The store may be away: events are then lost, and logged once.
-    """
-
-    def __init__(self, store: Any, writer: str) -> None:
-        """Create a recorder.
-
-        Args:
-            store: handle of the deployment `KeptWork`.
-            writer: unique name of this replica or gateway.
-        """
-        self._store, self._writer = store, writer
-        self._events: list[WorkEvent] = []
-        self._running: set[str] = set()
-        self._has_events = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._stored: asyncio.Future[None] | None = None
-        self._is_failing = False
-
-    def record_start(self, key: str) -> None:
-        """Record that a comparison is being judged."""
-        self._running.add(key)
-        self._append_event(WorkEvent(key, has_started=True))
-
-    def record_end(self, key: str, judgment: Judgment | None) -> None:
-        """Record a judgment, or None if the comparison ended without one."""
-        self._running.discard(key)
-        self._append_event(WorkEvent(key, None if judgment is None else pickle.dumps(judgment)))
-
-    async def record_answer(self, key: str, answer: KeptAnswer) -> None:
-        """Record an answer, and wait until the store has it or is found to be away."""
-        await self._append_event(WorkEvent(key, answer.content, fingerprint=answer.fingerprint))
-
-    def _append_event(self, event: WorkEvent) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        self._stored = self._stored or loop.create_future()
-        self._events.append(event)
-        self._has_events.set()
-        if self._task is None:
-            self._task = loop.create_task(self._send_events())
-        return self._stored
-
-    async def _send_events(self) -> None:
-        """Send all events, then a sign of life every few seconds, until nothing is left and nothing runs."""
-        while self._events or self._running:
-            events, self._events = self._events, []
-            stored, self._stored = self._stored, None
-            self._has_events.clear()
-            try:
-                await asyncio.wait_for(call_store(self._store.record_events, self._writer, events), CALL_S)
-                self._is_failing = False
-            except Exception as error:  # noqa: BLE001 - a judgment must not fail because of the store
-                if not self._is_failing:
-                    log.warning("answers are not kept for retries after a death of the gateway: %r", error)
-                self._is_failing = True
-            if stored is not None and not stored.done():
-                stored.set_result(None)
-            if self._running and not self._events:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_events.wait(), BEAT_S)
-        self._task = None
 
 
 class WorkArchive(AnswerArchive):
@@ -242,8 +169,7 @@ class WorkArchive(AnswerArchive):
         if leftovers and (key := compute_work_key(self._scope, comparison.digest)) in leftovers:
             content = await self._ask(self._store.wait_for_judgment, key)
             if content is not None:
-                judgment: Judgment = pickle.loads(content)  # written by a replica of this service
-                return replace(judgment, id=comparison.id)
+                return _read_judgment(content, comparison)
         return await self._judge(comparison)
 
     async def find_answer(self, key: str) -> KeptAnswer | None:
@@ -280,18 +206,27 @@ class WorkArchive(AnswerArchive):
             return None
 
 
-def compute_work_scope(config: JudgeConfig) -> str:
-    """Hash the configuration of a judge: work of another one, before an update of the service, does not count."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()
+async def find_recent_judgment(store: Any, scope: str, comparison: Comparison, max_age_s: float) -> Judgment | None:
+    """Find the judgment of a comparison whose replica died between judging it and answering.
+
+    Args:
+        store: handle of the deployment `KeptWork`.
+        scope: key of the judge's settings.
+        comparison: the comparison.
+        max_age_s: seconds since it was sent; earlier judgments belong to other requests.
+
+    Returns:
+        The judgment; None if there is none, or the store is away.
+    """
+    key = compute_work_key(scope, comparison.digest)
+    try:
+        content = await asyncio.wait_for(call_store(store.get_judgment, key, max_age_s), LOOKUP_S)
+    except Exception as error:  # noqa: BLE001 - the comparison is then judged again
+        log.warning("the store of finished judgments is not available: %r", error)
+        return None
+    return None if content is None else _read_judgment(content, comparison)
 
 
-def compute_work_key(scope: str, name: str) -> str:
-    """Hash the name of a piece of work; the store never sees a client's idempotency key."""
-    return hashlib.sha256(f"{scope} {name}".encode()).hexdigest()
-
-
-async def call_store(method: Any, *args: Any) -> Any:
-    """Call a method of the store through its handle."""
-    # In a new context, as for the calls of `ReplicaSender`.
-    response = Context().run(method.remote, *args)
-    return await response
+def _read_judgment(content: bytes, comparison: Comparison) -> Judgment:
+    judgment: Judgment = pickle.loads(content)  # written by a replica of this service
+    return replace(judgment, id=comparison.id)

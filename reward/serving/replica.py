@@ -8,13 +8,13 @@ import time
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from flex_judge.judges.errors import EngineLostError
-from flex_judge.judges.judgments import Judgment
+from flex_judge.judges.errors import EngineLostError, JudgeError
+from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.logs import LogConfig, with_fields
-from flex_judge.reward.serving.kept_work import WorkRecorder, compute_work_key, compute_work_scope
 from flex_judge.reward.serving.logs import configure_actor_logging
+from flex_judge.reward.serving.work_recorder import WorkRecorder, compute_work_key, compute_work_scope
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,20 @@ class JudgeReplica:
         seconds = round(time.monotonic() - started, 1)
         log.info("ready", extra=with_fields(model=self.judge.engine.model_id, seconds=seconds))
 
-    async def judge_one(self, comparison: Comparison, prefix: str) -> Judgment:  # noqa: ARG002 - the router reads it
+    async def judge_one(
+        self,
+        comparison: Comparison,
+        prefix: str,  # noqa: ARG002 - the router reads it
+        request_id: str = "",
+    ) -> Judgment:
         """Judge one comparison.
 
         Args:
             comparison: the comparison.
             prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
+            request_id: id of the HTTP request, for the log; empty without one.
         """
+        extra = with_fields(request_id=request_id)
         key, judgment = "", None
         if self._recorder is not None:
             key = compute_work_key(self._work_scope, comparison.digest)
@@ -70,11 +77,18 @@ class JudgeReplica:
             judgment = await self.judge.ajudge(comparison)
             judgment = replace(judgment, provenance={**judgment.provenance, "replica": self.id})
         except EngineLostError as e:
-            log.error("the engine is lost, so the replica ends: %s", e)
+            log.error("request %s: the engine is lost, so the replica ends: %s", request_id, e, extra=extra)
             exit_process_tree()
+        except JudgeError:
+            raise
+        except Exception:
+            log.exception("request %s: a comparison failed", request_id, extra=extra)
+            raise
         finally:
             if self._recorder is not None:
                 self._recorder.record_end(key, judgment)
+        if judgment.status == Status.FAILED:
+            log.error("request %s: %s", request_id, judgment.detail, extra=extra)
         return judgment
 
     async def check_health(self) -> None:

@@ -28,6 +28,9 @@ from flex_judge.reward.serving.replica import JudgeReplica
 
 __all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "create_dispatcher"]
 
+OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the store of finished work"}
+"""Deployments of the application that hold no judge, with their names in progress messages."""
+
 
 class JudgeService:
     """Judge service on Ray Serve, and the client to it.
@@ -53,7 +56,7 @@ class JudgeService:
         self.http = http
         self._dispatcher: Dispatcher | None = None
         self._gateway: Any = None
-        self._application = ServeApplication(config.name, "judge service", http, private)
+        self._application = ServeApplication(config.name, "judge service", http, private, OTHER_PARTS)
 
     async def __aenter__(self) -> JudgeService:
         await self._application.deploy_async(application(self.config), None if self.config.gateway is None else "/")

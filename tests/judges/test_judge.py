@@ -30,7 +30,7 @@ from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.scripted import CHATML, ScriptedEngine, build_byte_tokenizer
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
-from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.errors import EngineLostError, GenerationError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.profiles import CHAT
 
@@ -470,3 +470,27 @@ async def test_warm_up_reports_why_it_fails() -> None:
     judge.close()
     with pytest.raises(EngineLostError):
         await judge.warm_up()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), GenerationError("a bug"), UsageError("too long")])
+async def test_warm_up_fails_if_its_comparison_cannot_be_judged(error: Exception) -> None:
+    def fail(_: str, sampling: Sampling) -> str:
+        raise error
+
+    with pytest.raises(GenerationError, match="plain comparison"):
+        await FlexJudge(ScriptedEngine(fail), SETTINGS).warm_up()
+
+
+async def test_warm_up_raises_unexpected_errors() -> None:
+    def fail(_: str, sampling: Sampling) -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await FlexJudge(ScriptedEngine(fail), SETTINGS).warm_up()
+
+
+async def test_warm_up_fails_if_the_context_is_too_short_for_any_comparison() -> None:
+    engine = ScriptedEngine(script_matching_answer)
+    engine.max_model_len = 50
+    with pytest.raises(UsageError, match=r"shortest comparison does not fit.*raise max_model_len"):
+        await FlexJudge(engine, SETTINGS).warm_up()

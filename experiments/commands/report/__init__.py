@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from flex_judge.experiments.commands.report.pages import write_page
+    from flex_judge.experiments.common.reporting.pages import write_page
 
     print(write_page(Path(options.run)))
     return 0

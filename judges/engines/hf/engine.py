@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -28,8 +29,6 @@ from flex_judge.judges.models.adapters import check_adapter, resolve_architectur
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 
 log = logging.getLogger(__name__)
-MAX_FAILURES = 3
-"""Number of requests in a row that fail, after which the engine itself counts as broken."""
 
 
 def load(config: EngineConfig) -> HFEngine:
@@ -79,7 +78,6 @@ class HFEngine(ThreadedEngine):
         self._eos = checkpoint.stop_ids
         self.max_batch = config.max_batch
         self._waiting: list[_EncodedRequest] = []
-        self._failures = 0
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
         self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), start_thread=model is None)
@@ -121,27 +119,30 @@ class HFEngine(ThreadedEngine):
         """Compute requests and resolve them. If the batch fails, each is computed alone, so that only one may fail.
 
         Raises:
-            Exception: MAX_FAILURES requests in a row have failed; the engine is at fault, for example a broken GPU.
+            Exception: a request failed and a plain one fails too; the engine is at fault, for example a broken GPU.
         """
-        seeds = [item.request.sampling.seed for item in batch]
+        batch_key, seeds = batch[0].batch_key, [item.request.sampling.seed for item in batch]
         results: Sequence[Generation | Exception]
         try:
-            batch_key = batch[0].batch_key
             cancelled_rows = CancelledRows([item.request for item in batch], one_by_one=not batch_key.regex)
             results = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
-            self._failures = 0
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - costs its request, not the others
+            clear_frames(e.__traceback__)  # frees the memory of the failed batch
+            self._compute_plain_request()  # if this works, the requests are at fault, and not the engine
             if len(batch) > 1:
                 for item in batch:
                     self._compute_batch([item])
                 return
-            self._failures += 1
-            if self._failures >= MAX_FAILURES:
-                raise
-            results = [_build_generation_error(e)]
+            results = [e if isinstance(e, JudgeError) else _build_generation_error(e)]
         for item, result in zip(batch, results, strict=True):
             self._waiting.remove(item)
             item.request.resolve(result)
+
+    def _compute_plain_request(self) -> None:
+        """Generate one token for the shortest prompt; raise an error if the engine cannot even do this."""
+        request = EngineRequest([min(self._eos)], Sampling(max_tokens=1))
+        prompts = [self._encoder.encode_prompt(request.prompt, ())]
+        self._generate_batch(prompts, request.sampling, [None], CancelledRows([request], one_by_one=True))
 
     def _list_pending(self) -> list[EngineRequest]:
         return [item.request for item in self._waiting]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.files import check_pixels, convert_decoder_errors
+from flex_judge.judges.media.memory import measure_video, reserve_video_decoder
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.media.streams import DURATION_TOLERANCE, MediaStream, open_stream
 from flex_judge.judges.media.types import Media
@@ -116,15 +117,19 @@ def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> Sampl
 
     assert media.fps is not None
     choice = choose_frames(len(media.frames), media.fps, limits)
-    images = [decode_image(media.frames[i]) for i in choice.indices]
-    sizes = {image.size for image in images}
+    sizes: set[tuple[int, int]] = set()
+    scaled: list[NDArray[np.uint8]] = []
+    for image in (decode_image(media.frames[i]) for i in choice.indices):  # only the scaled frames are kept in memory
+        sizes.add(image.size)
+        if len(sizes) == 1:
+            size = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
+            measure_video(len(choice.indices), *size, media.name)
+            scaled.append(np.asarray(resize_image(image, *size)))
     if len(sizes) > 1:
         raise MediaError(
             f"{media.name}: frames differ in size: {sorted(sizes)} (width, height); scale them to one size"
         )
-    width, height = fit_size(images[0], patch, _get_frame_limit(patch, limits), media.name)
-    frames = np.stack([np.asarray(resize_image(image, width, height)) for image in images])
-    return SampledVideo(frames, choice.fps, choice.notes)
+    return SampledVideo(np.stack(scaled), choice.fps, choice.notes)
 
 
 def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> SampledVideo:
@@ -140,7 +145,8 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
             open_stream(media.data, media.name, media.modality) as opened,
         ):
             opened.stream.thread_type = threads
-            picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
+            with reserve_video_decoder(*_measure_memory(opened, len(selected), patch, limits)):
+                picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
             has_lost_end = decoded_timeline.times[-1] < packet_timeline.times[-1]
             if threads == "AUTO" and (opened.skipped or has_lost_end):
                 # At an error, parallel decoders lose good frames too.
@@ -150,11 +156,19 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
         # Packets may hold no frame or several, or have no time stamp. The true times are known only now.
         true_times, choice = _choose_times(decoded_timeline, limits)
         if picked.keys() >= set(true_times):
-            frames = np.stack([picked[time] for time in true_times])
             notes = opened.describe_skipped_packets() + _describe_lost_start(packet_timeline, decoded_timeline)
-            return SampledVideo(frames, choice.fps, notes + choice.notes)
+            return SampledVideo(np.stack([picked[time] for time in true_times]), choice.fps, notes + choice.notes)
         timeline = decoded_timeline
     raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
+
+
+def _measure_memory(opened: MediaStream, count: int, patch: int, limits: MediaLimits) -> tuple[int, int, int]:
+    """Return width and height of a video's frames, and the size of a number of sampled frames in bytes."""
+    width, height = opened.stream.width, opened.stream.height
+    if not (width and height):
+        return 0, 0, 0  # the header does not say; each frame is checked on its own
+    scaled = fit_size((width, height), patch, _get_frame_limit(patch, limits), opened.name)
+    return width, height, measure_video(count, *scaled, opened.name)
 
 
 def _describe_lost_start(packets: Timeline, frames: Timeline) -> tuple[str, ...]:
@@ -203,8 +217,9 @@ def _pick_frames(
         image = frame.to_image()
         if frame.rotation:  # phones store portrait videos rotated; the angle is counter-clockwise, as in Pillow
             image = image.rotate(frame.rotation, expand=True)
-        size = size or fit_size(image, patch, _get_frame_limit(patch, limits), opened.name)
+        size = size or fit_size(image.size, patch, _get_frame_limit(patch, limits), opened.name)
         picked[times[-1]] = np.asarray(resize_image(image, *size))
+        measure_video(len(picked), *size, opened.name)
     if not times:
         raise MediaError(f"{opened.name}: holds no frames that can be decoded; check the file")
     return picked, Timeline(times, opened.check_end(clock), _get_header_rate(opened))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def scale_image(media: Media, patch: int, limits: MediaLimits) -> Image.Image:
     """Decode an image into upright RGB and scale its sides to multiples of `patch`."""
     image = decode_image(media)
-    return resize_image(image, *fit_size(image, patch, limits.image_max_pixels, media.name))
+    return resize_image(image, *fit_size(image.size, patch, limits.image_max_pixels, media.name))
 
 
 def decode_image(media: Media) -> Image.Image:
@@ -33,8 +33,14 @@ def decode_image(media: Media) -> Image.Image:
             return to_upright_rgb(opened, media.name, in_place=True)
 
 
-def fit_size(image: Image.Image, patch: int, max_pixels: int | None, name: str) -> tuple[int, int]:
+def fit_size(size: tuple[int, int], patch: int, max_pixels: int | None, name: str) -> tuple[int, int]:
     """Compute the size to scale an image to, in proportion.
+
+    Args:
+        size: width and height of the image.
+        patch: patch size of the model in pixels.
+        max_pixels: maximum number of pixels; None for that of the model.
+        name: name of the image for error messages.
 
     Returns:
         Width and height: multiples of `patch` with a product of at most `max_pixels`.
@@ -44,13 +50,14 @@ def fit_size(image: Image.Image, patch: int, max_pixels: int | None, name: str) 
     """
     from qwen_vl_utils.vision_process import IMAGE_MAX_TOKEN_NUM, IMAGE_MIN_TOKEN_NUM, MAX_RATIO, smart_resize
 
-    if max(image.size) > MAX_RATIO * min(image.size):
+    width, height = size
+    if max(size) > MAX_RATIO * min(size):
         raise MediaError(
-            f"{name}: {image.width}x{image.height} is too elongated; the model takes up to {MAX_RATIO} to 1, so crop it"
+            f"{name}: {width}x{height} is too elongated; the model takes up to {MAX_RATIO} to 1, so crop it"
         )
     ceiling = max(IMAGE_MAX_TOKEN_NUM * patch**2 if max_pixels is None else max_pixels, patch**2)
     floor = min(IMAGE_MIN_TOKEN_NUM * patch**2, ceiling)
-    height, width = smart_resize(image.height, image.width, factor=patch, min_pixels=floor, max_pixels=ceiling)
+    height, width = smart_resize(height, width, factor=patch, min_pixels=floor, max_pixels=ceiling)
     # smart_resize can round the short side of a long image down to 0. The short side then gets one patch, and the long
     # side is limited to the patches that are left.
     longest = ceiling // patch**2 * patch

@@ -26,10 +26,10 @@ from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
 from flex_judge.experiments.commands.preferences.run import main as make_preferences
 from flex_judge.experiments.commands.preferences.run import write_data
-from flex_judge.experiments.commands.report.pages import write_page
 from flex_judge.experiments.common.data_runs.run import CompletedRun
 from flex_judge.experiments.common.data_runs.view import compute_exit_status, print_best_of_n
 from flex_judge.experiments.common.flags import make_config
+from flex_judge.experiments.common.reporting.pages import write_page
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges import Comparison, FlexJudge
 from flex_judge.judges.engines.scripted import ScriptedEngine

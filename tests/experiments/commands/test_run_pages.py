@@ -24,10 +24,10 @@ from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.commands.best_of_n.run import write_summary
 from flex_judge.experiments.commands.preferences.config import PreferenceRun
-from flex_judge.experiments.commands.report.pages import write_page
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.run import CompletedRun
 from flex_judge.experiments.common.flags import make_config
+from flex_judge.experiments.common.reporting.pages import write_page
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.judges.io.files import read_table
 from flex_judge.judges.io.jsonl import write_rows

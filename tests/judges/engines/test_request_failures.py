@@ -11,9 +11,9 @@ import pytest
 from tiny_models import tiny_llama
 
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeSettings, Status
-from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines import Generation, Sampling
 from flex_judge.judges.engines.hf.engine import HFEngine
-from flex_judge.judges.errors import EngineLostError, GenerationError
+from flex_judge.judges.errors import EngineLostError, GenerationError, UsageError
 
 POISON = "poison"
 
@@ -60,8 +60,35 @@ def test_the_comparison_has_the_status_failed(engine: HFEngine) -> None:
     assert [j.status for j in judge.judge(pair[:1])] == statuses[:1]
 
 
-def test_an_engine_that_fails_for_every_request_is_lost(engine: HFEngine) -> None:
+def test_requests_that_fail_in_a_row_do_not_end_the_engine(engine: HFEngine) -> None:
     results = generate(engine, *[f"{POISON} {i}" for i in range(5)])
-    assert [type(result) for result in results[:2]] == [GenerationError] * 2
-    assert all(isinstance(result, EngineLostError) for result in results[2:])
-    assert all(isinstance(result, EngineLostError) for result in generate(engine, "one"))
+    assert [type(result) for result in results] == [GenerationError] * 5
+    assert isinstance(generate(engine, "one")[0], Generation)
+
+
+@pytest.mark.parametrize("error", [UsageError("too long"), MemoryError(), RuntimeError("CUDA out of memory")], ids=repr)
+def test_errors_of_input_do_not_end_the_engine(
+    engine: HFEngine, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = engine.model.generate
+
+    def fail_for_long_prompts(**inputs: Any) -> Any:
+        if inputs["input_ids"].shape[1] > 20:
+            raise error
+        return compute(**inputs)
+
+    monkeypatch.setattr(engine.model, "generate", fail_for_long_prompts)
+    results = generate(engine, "one", *["long " * 50] * 4)
+    assert isinstance(results[0], Generation)
+    expected = UsageError if isinstance(error, UsageError) else GenerationError
+    assert [type(result) for result in results[1:]] == [expected] * 4
+    assert isinstance(generate(engine, "two")[0], Generation)
+
+
+def test_an_engine_that_fails_for_every_request_is_lost(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> Any:
+        raise RuntimeError("the GPU fell off the bus")
+
+    monkeypatch.setattr(engine.model, "generate", fail)
+    results = generate(engine, "one", "two")
+    assert [type(result) for result in [*results, *generate(engine, "three")]] == [EngineLostError] * 3

@@ -8,17 +8,18 @@ import time
 
 import numpy as np
 import pytest
-from clips import noise, picture
+from clips import film, noise, picture
 from PIL import Image
 
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media import memory
 from flex_judge.judges.media.files import to_upright_rgb
 from flex_judge.judges.media.memory import DecodingBudget
-from flex_judge.judges.media.opening import make_image
+from flex_judge.judges.media.opening import make_image, make_video
 from flex_judge.judges.media.prepared import MediaLimits
-from flex_judge.judges.models.inputs import vision
+from flex_judge.judges.models.inputs import video, vision
 from flex_judge.judges.models.inputs.preparation import prepare_all_media
+from flex_judge.judges.models.inputs.video import sample_video
 from flex_judge.judges.models.profiles import CHAT
 
 
@@ -66,6 +67,49 @@ def test_decoding_an_image_reserves_its_memory(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(vision, "DECODING", Recording(1 << 30))
     vision.decode_image(make_image(picture(noise(100, 200))))
     assert sizes == [100 * 200 * 4 * 2]
+
+
+def test_opening_and_decoding_a_video_reserve_memory_for_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Recording(DecodingBudget):
+        def reserve(self, size: int):  # type: ignore[no-untyped-def]
+            sizes.append(size)
+            return super().reserve(size)
+
+    monkeypatch.setattr(memory, "DECODING", Recording(1 << 30))
+    media = make_video(film(range(8), rate=4, size=(96, 64)))
+    frames = sample_video(media, 28, MediaLimits(video_fps=4.0)).frames
+    decoder = 64 * 96 * memory.VIDEO_BYTES_PER_PIXEL
+    assert sizes == [decoder, decoder + frames.nbytes]
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_the_sampled_frames_of_a_video_are_bounded_before_they_are_decoded(
+    is_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film_file = film(range(8), rate=4, size=(96, 64))
+    media = make_video(film_file) if is_file else make_video([noise(64, 96)] * 8, fps=4.0)
+    limits = MediaLimits(video_fps=4.0)
+    size = sample_video(media, 28, limits).frames.nbytes
+    monkeypatch.setattr(memory, "MAX_PREPARED_BYTES", size)
+    sample_video(media, 28, limits)
+    monkeypatch.setattr(memory, "MAX_PREPARED_BYTES", size - 1)
+    decoded: list[int] = []
+    monkeypatch.setattr(video, "resize_image", lambda *_: decoded.append(1))
+    with pytest.raises(MediaError, match=r"sampled frames take .* MiB .* lower video_max_frames"):
+        sample_video(media, 28, limits)
+    assert not decoded
+
+
+def test_only_scaled_frames_of_a_list_of_images_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame is scaled before the next one is decoded."""
+    steps: list[str] = []
+    decode, resize = video.decode_image, video.resize_image
+    monkeypatch.setattr(video, "decode_image", lambda image: steps.append("decode") or decode(image))
+    monkeypatch.setattr(video, "resize_image", lambda *arguments: steps.append("scale") or resize(*arguments))
+    sample_video(make_video([noise(64, 96)] * 4, fps=2.0), 28, MediaLimits())
+    assert steps == ["decode", "scale"] * 4
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA", "I;16", "CMYK"])

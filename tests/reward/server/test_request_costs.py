@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from web import HeldJudge, client, comparisons, get_results, get_statuses, samples
 
-from flex_judge.judges import Comparison, Judgment
+from flex_judge.judges import Comparison, Judgment, Message
 from flex_judge.judges.errors import GenerationError, RequestTooLargeError
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
+from flex_judge.reward.groups import collector
 from flex_judge.reward.server import auth, media_decoding
 from flex_judge.reward.server.auth import check_structure
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
+from flex_judge.reward.types import RewardSpec, Sample
 
 JSON = {"Content-Type": "application/json"}
 MIB = 1 << 20
@@ -145,3 +148,39 @@ async def test_an_unexpected_error_of_a_medium_costs_its_rows_only(monkeypatch: 
     async with client(HeldJudge().gateway()) as http:
         answer = await http.post("/v1/judge", json={"comparisons": rows})
     assert get_statuses(answer) == ["invalid_input", "failed", "invalid_input"]  # the scripted model takes no images
+
+
+async def test_an_unexpected_error_of_a_group_costs_its_settings_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_for_pairs(rows: Sequence[Sample], spec: RewardSpec) -> None:
+        if spec.rubric == "correctness":
+            raise ZeroDivisionError("secret path")
+
+    monkeypatch.setattr(collector, "check_samples", fail_for_pairs)
+    body = {"query": ["?a", "?b", "?c"], "prompts": ["?"] * 3, "labels": ["", {"rubric": "correctness"}, ""]}
+    async with client(HeldJudge().gateway()) as http:
+        answer = await http.post("/get_reward", json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["extra_logs"]["judge_ok"] == [1.0, 0.0, 1.0]
+        answer = await http.post("/v1/rewards", json=samples("a", "b", rubric="correctness"))
+        assert get_statuses(answer) == ["failed", "failed"]
+        assert "secret" not in answer.text
+    assert sum(record.exc_info is not None for record in caplog.records) == 2
+
+
+async def test_an_unexpected_error_of_a_rubric_costs_its_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = HeldJudge().gateway()
+    resolve = gateway.resolve_spec
+
+    def fail_for_one(spec: RewardSpec, field: str = "rubric") -> RewardSpec:
+        if spec.rubric == "correctness":
+            raise OSError(5, "disk")
+        return resolve(spec, field)
+
+    monkeypatch.setattr(gateway, "resolve_spec", fail_for_one)
+    row = Sample((Message("user", "Question?"),), "a")
+    specs = [RewardSpec(), RewardSpec(rubric="correctness"), RewardSpec()]
+    rewards = await gateway.compute_rewards([(row, spec) for spec in specs])
+    assert [str(reward.status) for reward in rewards] == ["ok", "failed", "ok"]
+    await gateway.close()

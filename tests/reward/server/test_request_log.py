@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -12,18 +13,22 @@ import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from web import HeldJudge, client, comparisons, samples, wait_until
 
-from flex_judge.judges import Comparison, Judgment
-from flex_judge.judges.errors import AccessError, UsageError
+from flex_judge.judges import Comparison, FlexJudge, Judgment
+from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.errors import AccessError, GenerationError, UsageError
 from flex_judge.reward.client.api_key import hash_keys, read_keys, split_keys
 from flex_judge.reward.server.auth import check_api_key
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 from flex_judge.reward.server.logs import ROOT_LOGGER, TEXT_LOGGER, LogConfig, configure_logging
+from flex_judge.reward.serving.ingress import ReplicaSender
 from flex_judge.reward.serving.logs import copy_log
+from flex_judge.reward.serving.replica import JudgeReplica
 
 SECRET = "a text that nobody may read"
 KEYS = "alice:first-key\nbob:second-key"
@@ -143,6 +148,46 @@ async def test_an_unexpected_error_of_a_row_is_logged_with_its_request(tmp_path:
     assert failure["request_id"] == access["request_id"] == "bad-row"
     assert "RuntimeError: unexpected" in failure["exception"]
     assert access["status"] == 200
+
+
+async def test_a_repeated_request_is_logged_with_the_rows_of_the_answer_it_gets(tmp_path: Path) -> None:
+    path = tmp_path / "judge.log"
+    configure_logging(LogConfig(log_format="json", log_file=str(path)), "gateway")
+    key = {"Idempotency-Key": "one"}
+    async with client(HeldJudge().gateway()) as http:
+        for route, body in (("/v1/judge", comparisons("a", "b")), ("/v1/rewards", samples("a", "b", "c"))):
+            for _ in range(2):
+                assert (await http.post(route, json=body, headers=key)).status_code == 200
+    facts = [(row["route"], row.get("judgments"), row.get("replayed")) for row in read_rows(path)]
+    assert facts == [
+        ("/v1/judge", 2, None),
+        ("/v1/judge", None, 2),
+        ("/v1/rewards", 3, None),
+        ("/v1/rewards", None, 3),
+    ]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unexpected"), GenerationError("bad batch")], ids=repr)
+async def test_replicas_log_failures_with_the_id_of_the_request(error: Exception, tmp_path: Path) -> None:
+    def fail(*_: Any) -> str:
+        raise error
+
+    path = tmp_path / "judge.log"
+    configure_logging(LogConfig(log_format="json", log_file=str(path)), "replica-1")
+    replica = object.__new__(JudgeReplica)  # its own constructor needs Ray Serve
+    replica.id, replica._recorder, replica._work_scope = "1", None, ""
+    replica.judge = FlexJudge(ScriptedEngine(fail))
+    handle = SimpleNamespace(judge_one=SimpleNamespace(remote=lambda *a, **k: asyncio.ensure_future(_call(*a, **k))))
+
+    async def _call(*arguments: Any, **options: Any) -> Judgment:
+        return await replica.judge_one(*arguments, **options)
+
+    async with client(Gateway(ReplicaSender(handle))) as http:
+        answer = await http.post("/v1/judge", json=comparisons("a"), headers={"X-Request-ID": "bad-row"})
+    assert answer.json()["judgments"][0]["status"] == "failed"
+    logged, *_ = read_rows(path)
+    assert logged["request_id"] == "bad-row"
+    assert str(error) in logged["message"] + logged.get("exception", "")
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,46 @@ async def test_quarantines_a_sole_killer_after_two_replicas() -> None:
     assert replicas.deaths == 2
 
 
+@pytest.mark.parametrize(("company", "deaths"), [(0, 2), (1, 2), (7, 2), (40, 3)])
+async def test_a_killer_takes_down_few_replicas_whatever_its_company(company: int, deaths: int) -> None:
+    replicas = Replicas(count=1)
+    names = ["poison", *(f"c{i}" for i in range(company))]
+    judgments = await judge_all(replicas, names)
+    assert [name for name, j in judgments.items() if j.status != Status.OK] == ["poison"]
+    assert f"{deaths} judge replicas died while they judged this comparison" in judgments["poison"].detail
+    assert replicas.deaths == deaths
+    assert replicas.judged == dict.fromkeys(names[1:], 1)
+
+
+async def test_new_comparisons_are_not_blamed_for_the_death_of_a_replica_with_suspects() -> None:
+    replicas = Replicas(count=1)
+    dispatcher = Dispatcher(replicas.send, max_requests=1000)
+    killers = [asyncio.create_task(dispatcher.judge(comparison(f"poison {i}"))) for i in range(4)]
+    others: list[asyncio.Task[Judgment]] = []
+    while not all(task.done() for task in killers):
+        others.append(asyncio.create_task(dispatcher.judge(comparison(f"c{len(others)}"))))
+        await asyncio.sleep(0.002)
+    assert {judgment.status for judgment in await asyncio.gather(*killers)} == {Status.ENGINE_LOST}
+    assert {judgment.status for judgment in await asyncio.gather(*others)} == {Status.OK}
+    assert replicas.deaths <= 2 + len(killers)  # the first two are those of all killers together
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+async def test_a_comparison_that_was_judged_before_its_replica_died_is_not_judged_again(is_found: bool) -> None:
+    replicas, asked = Replicas(), []
+
+    async def find_judgment(c: Comparison, max_age_s: float) -> Judgment | None:
+        asked.append((c.id, max_age_s > 0))
+        return Judgment(c.id, Status.OK, (1.0,), None, "") if is_found else None
+
+    dispatcher = Dispatcher(replicas.send, 1000, find_judgment=find_judgment)
+    asyncio.get_running_loop().call_later(0.005, replicas.kill, 1)
+    judgment = await dispatcher.judge(comparison("c"))
+    assert judgment.scores == ((1.0,) if is_found else (3.0,))
+    assert asked == [("c", True)]
+    assert replicas.next == (1 if is_found else 2)
+
+
 async def test_killers_do_not_affect_other_comparisons() -> None:
     replicas = Replicas()
     names = [f"c{i}" for i in range(30)] + ["poison 1", "poison 2"] + [f"d{i}" for i in range(30)]

@@ -17,14 +17,14 @@ from web import HeldJudge, client, comparisons, get_statuses, samples, wait_unti
 from flex_judge.judges import Comparison, Judgment, Status
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KeptAnswer
+from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 from flex_judge.reward.serving.kept_work import (
     SILENT_S,
     KeptWork,
     WorkArchive,
-    WorkEvent,
-    WorkRecorder,
-    compute_work_key,
+    find_recent_judgment,
 )
+from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, compute_work_key
 
 KEY = {"Idempotency-Key": "one"}
 SCOPE = "judge"
@@ -45,7 +45,7 @@ def get_handle(store: KeptWork) -> Any:
     def make_remote(method: Any) -> Any:
         return SimpleNamespace(remote=lambda *args: asyncio.ensure_future(method(*args)))
 
-    names = ("record_events", "list_leftovers", "wait_for_judgment", "get_answer")
+    names = ("record_events", "list_leftovers", "wait_for_judgment", "get_judgment", "get_answer")
     return SimpleNamespace(**{name: make_remote(getattr(store, name)) for name in names})
 
 
@@ -141,7 +141,7 @@ async def test_running_work_of_a_replica_that_falls_silent_is_judged_anew() -> N
 
 
 async def test_a_replica_that_judges_for_long_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.kept_work.BEAT_S", 0.01)
+    monkeypatch.setattr("flex_judge.reward.serving.work_recorder.BEAT_S", 0.01)
     beats: list[int] = []
     store = SimpleNamespace(record_events=SimpleNamespace(remote=lambda _, events: _record(beats, len(events))))
     recorder = WorkRecorder(store, "replica")
@@ -197,6 +197,52 @@ async def test_a_service_whose_store_is_away_judges_as_usual(caplog: pytest.LogC
             answer = await http.post("/v1/judge", json=comparisons("a"), headers={"Idempotency-Key": key})
             assert get_statuses(answer) == ["ok"]
     assert sum("not kept for retries" in message for message in caplog.messages) == 1
+
+
+async def test_a_judgment_whose_replica_died_before_it_answered_is_used() -> None:
+    store = KeptWork(600.0)
+    replica = Replica(store)
+
+    async def send(comparison: Comparison) -> Judgment:
+        await replica.judge(comparison)
+        if comparison.responses[0] == "lost" and replica.held.started["lost"] == 1:
+            raise ReplicaDiedError("replica")
+        return Judgment(comparison.id, Status.OK, (0.0,), None, "judged again")
+
+    find_judgment = partial(find_recent_judgment, get_handle(store), SCOPE)
+    dispatcher = Dispatcher(send, max_requests=5, find_judgment=find_judgment)
+    judgment = await dispatcher.judge(Comparison.of("Question?", "lost", id="one"))
+    assert (judgment.id, judgment.status) == ("one", Status.OK)
+    assert judgment.reasoning != "judged again"
+    assert replica.held.started == {"lost": 1}
+
+
+async def test_judgments_of_earlier_requests_are_not_recent() -> None:
+    clock = Clock()
+    store = KeptWork(600.0, clock)
+    comparison = Comparison.of("Question?", "a", id="first")
+    await Replica(store).judge(comparison)
+    await wait_until(lambda: store._judgments.keys())
+    clock.now += 60
+    ages: list[bool] = []
+    for max_age_s in (61.0, 59.0):
+        ages.append(await find_recent_judgment(get_handle(store), SCOPE, comparison, max_age_s) is not None)
+    assert ages == [True, False]
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_a_store_that_is_away_means_that_a_comparison_is_judged_again(
+    is_silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flex_judge.reward.serving.kept_work.LOOKUP_S", 0.01)
+
+    async def fail(*_: Any) -> None:
+        if is_silent:
+            await asyncio.Event().wait()
+        raise ConnectionError("away")
+
+    store = SimpleNamespace(get_judgment=SimpleNamespace(remote=fail))
+    assert await find_recent_judgment(store, SCOPE, Comparison.of("Question?", "a"), 1.0) is None
 
 
 async def test_judgments_take_the_id_of_the_new_request() -> None:
