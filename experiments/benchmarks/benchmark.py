@@ -45,6 +45,8 @@ class BenchmarkSpec:
     """Help text: title, colon, what is judged, and the paper."""
     expected: str
     """Files and fields of the release, for error messages."""
+    origin: str = ""
+    """Where the data can be downloaded, for help and error messages."""
     patterns: tuple[str, ...]
     """Glob patterns of the files in a folder, in order of preference: only the first one that matches is used."""
     tasks: Mapping[str, Scoring]
