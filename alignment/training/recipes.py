@@ -36,6 +36,15 @@ def _make_flag(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
 
+def _describe_columns(fields: str) -> dict[str, Any]:
+    """Describe the flag that maps columns of the data to fields."""
+    return {
+        "help": f"Column of the data that holds a field under another name: {fields}; may be repeated.",
+        "metavar": "FIELD=COL",
+        "action": _RepeatableFlag,
+    }
+
+
 def _check_minimum(recipe: Any, minimums: Mapping[str, int]) -> None:
     """Raise UsageError for a setting that is below its minimum. None is always valid."""
     for name, minimum in minimums.items():
@@ -84,12 +93,9 @@ class PolicyRecipe:
     held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     column: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Column of the data that holds a field under another name: prompt, id, images, videos, audios, "
-            "molecules or tools, and for dpo chosen or rejected; may be repeated.",
-            "metavar": "FIELD=COL",
-            "action": _RepeatableFlag,
-        },
+        metadata=_describe_columns(
+            "prompt, id, images, videos, audios, molecules or tools, and for dpo chosen or rejected"
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -174,6 +180,13 @@ class JudgeRecipe:
         None,
         "Number of judgments per optimizer step over all processes (default: determined by TRL's flags); sets "
         "--gradient_accumulation_steps.",
+    )
+    column: list[str] | None = field(
+        default=None,
+        metadata=_describe_columns(
+            "prompt, completion or text, and for held-out judgments question, responses, rubric, scores or "
+            "reference_scores"
+        ),
     )
     patience: int = _make_flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 
