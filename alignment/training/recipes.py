@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.rubrics import load_rubric
@@ -103,6 +104,8 @@ class PolicyRecipe:
         _check_minimum(self, {"held_out_prompts": 0, "held_out_samples": 1, "held_out_tokens": 1})
         if self.held_out_answer is not None and self.held_out in (None, TASK):
             raise UsageError("--held-out-answer: names a column of a file; give the file with --held-out")
+        if self.judge_url is not None:
+            RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:

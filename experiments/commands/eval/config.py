@@ -236,6 +236,7 @@ class LabelledRun(EvalRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_service(own=("seed",))
         load_rubric(self.rubric)
 
     @property
