@@ -9,7 +9,7 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, set_rubric_source
+from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.client.client import JudgeClient
@@ -111,6 +111,15 @@ class ServiceRubrics:
         return Rubric.from_dict(name, content, f"rubric {name!r} of {self._service.url}")
 
 
-def is_service_rubric(name: str) -> bool:
-    """Return whether only a service has a rubric, so that its texts are not known here."""
-    return name not in list_rubrics() and not name.endswith(".toml")
+def require_rubric_text(name: str) -> None:
+    """Check that the text of a rubric is known here, and not only to a service.
+
+    Raises:
+        UsageError: only a service has the rubric, or it does not exist.
+    """
+    load_rubric(name)
+    if name not in list_rubrics() and not name.endswith(".toml"):
+        raise UsageError(
+            f"--rubric {name}: only the service has its text, which the training examples need; pass the path of its "
+            "TOML file"
+        )

@@ -26,6 +26,10 @@ MEDIA_FOLDERS = ("images", "image", "videos", "video")
 """Folders that releases use for their media."""
 
 
+PAPER_JUDGES = "Flex-"
+"""Start of the names of the judges of the Flex-Judge paper (arXiv 2505.18601)."""
+
+
 @dataclass(frozen=True)
 class PublishedResult:
     """Published metrics of a judge."""

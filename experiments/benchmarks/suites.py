@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES
 from flex_judge.judges.errors import UsageError, suggest_name
 from flex_judge.judges.validation.text_files import get_format_suffix
-
-PAPER_JUDGES = "Flex-"
-"""Start of the names of the judges of the Flex-Judge paper (arXiv 2505.18601)."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,9 @@ class Suite:
 SUITES: Mapping[str, Suite] = {
     "paper": Suite(
         "the benchmarks with results in the Flex-Judge paper, of all modalities",
-        tuple(
-            name
-            for name, benchmark in BENCHMARKS.items()
-            if any(result.judge.startswith(PAPER_JUDGES) for result in benchmark.spec.published)
+        (
+            *("mllm-judge", "vl-rewardbench", "mj-bench", "genai-bench", "multimodal-rewardbench", "judge-anything"),
+            *("nisqa", "bvcc", "somos", "voxsim", "pandalm", "judgelm"),
         ),
     ),
     "text": Suite("answers in text", ("pandalm", "judgelm", "llmbar", "judgebench", "rewardbench", "rewardbench2")),
@@ -47,7 +42,7 @@ class FileLocations:
     """Files of each benchmark, as repeated `FOLDER` and `NAME=PATH` arguments of a flag give them.
 
     Example:
-        >>> locations = FileLocations.from_arguments("--data", ["llmbar=LLMBar/Dataset/LLMBar"])
+        >>> locations = FileLocations.from_arguments("--data", ["llmbar=LLMBar/Dataset/LLMBar"], ["llmbar"])
         >>> locations.find_files("llmbar")
         ('LLMBar/Dataset/LLMBar',)
     """
@@ -55,10 +50,17 @@ class FileLocations:
     flag: str
     folders: tuple[Path, ...]
     named: Mapping[str, tuple[str, ...]]
+    benchmarks: Collection[str]
+    """Names of all benchmarks."""
 
     @classmethod
-    def from_arguments(cls, flag: str, arguments: Sequence[str]) -> FileLocations:
+    def from_arguments(cls, flag: str, arguments: Sequence[str], benchmarks: Collection[str]) -> FileLocations:
         """Create the locations from the arguments of a flag.
+
+        Args:
+            flag: Name of the flag, for messages.
+            arguments: Its arguments.
+            benchmarks: Names of all benchmarks.
 
         Raises:
             UsageError: A benchmark does not exist, or a folder does not.
@@ -67,20 +69,20 @@ class FileLocations:
         named: dict[str, tuple[str, ...]] = {}
         for text in arguments:
             name, equals, path = text.partition("=")
-            if equals and name in BENCHMARKS:
+            if equals and name in benchmarks:
                 if not path:
                     raise UsageError(f"{flag} {text}: the path is missing; expected NAME=PATH")
                 named[name] = (*named.get(name, ()), path)
             elif Path(text).is_dir():
                 folders.append(Path(text))
             elif equals:
-                raise UsageError(f"{flag} {text}: there is no benchmark {name!r}; {suggest_name(name, BENCHMARKS)}")
+                raise UsageError(f"{flag} {text}: there is no benchmark {name!r}; {suggest_name(name, benchmarks)}")
             else:
                 raise UsageError(
                     f"{flag} {text}: no such folder; expected a folder with the data of each benchmark under its name, "
                     "or NAME=PATH"
                 )
-        return cls(flag, tuple(folders), named)
+        return cls(flag, tuple(folders), named, benchmarks)
 
     def find_files(self, name: str) -> tuple[str, ...]:
         """Find the files or the folder of a benchmark; empty without any.
@@ -104,6 +106,6 @@ class FileLocations:
         folders = ", ".join(map(str, self.folders))
         entries = [entry.name for folder in self.folders for entry in folder.iterdir()]
         names = {entry.partition(".")[0]: entry for entry in entries}
-        similar = get_close_matches(name, [entry for entry in names if entry not in BENCHMARKS], n=1, cutoff=0.7)
+        similar = get_close_matches(name, [entry for entry in names if entry not in self.benchmarks], n=1, cutoff=0.7)
         hint = f" (is it {names[similar[0]]}?)" if similar else ""
         return f"{folders} holds neither {name}/ nor a file {name}.*{hint}"

@@ -43,7 +43,7 @@ _source: Callable[[str], Rubric] | None = None
 
 
 def set_rubric_source(source: Callable[[str], Rubric] | None) -> None:
-    """Set where this process looks for rubrics that are neither presets nor files, such as those of a judge service.
+    """Set where this process looks for rubrics that are neither presets nor files, such as a judge service.
 
     Args:
         source: returns the rubric of a name or raises UsageError; None for no source.

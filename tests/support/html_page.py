@@ -41,6 +41,12 @@ class HtmlPage(HTMLParser):
         page.check_markup()
         return page
 
+    def check_sentences(self) -> None:
+        """Check that paragraphs and notes end like sentences."""
+        for tag, attributes, text in self.elements:
+            if tag == "p" and attributes.get("class") in (None, "quiet"):
+                assert text.strip().endswith((".", ":", "!", "?")), text
+
     def check_markup(self) -> None:
         """Check that the page is valid, self-contained and labelled."""
         assert not self.problems, self.problems

@@ -108,8 +108,8 @@ class _SuiteRun:
         for selected in config.only:
             if selected not in members:
                 raise UsageError(f"--only {selected}: not in the suite {name}; {suggest_name(selected, members)}")
-        self.data = FileLocations.from_arguments("--data", config.data)
-        self.replay = FileLocations.from_arguments("--replay", config.replay) if config.replay else None
+        self.data = FileLocations.from_arguments("--data", config.data, BENCHMARKS)
+        self.replay = FileLocations.from_arguments("--replay", config.replay, BENCHMARKS) if config.replay else None
         out = config.out or (None if config.replay else f"runs/eval-suite-{name}")
         self.out = Path(out) if out else None
         self.settings = {name: value for name, value in values.items() if name not in _OWN}
@@ -228,7 +228,7 @@ class _SuiteRun:
             if entry.state != DONE:
                 entry.rows = build_rows(BENCHMARKS[member], None, entry.reason or entry.state)
         judges = [entry.judge for entry in self.entries.values() if entry.judge]
-        summary = {
+        summary: dict[str, Any] = {
             "suite": self.name,
             "about": SUITES[self.name].about,
             "judge": judges[0] if judges else self.config.judge_url or self.config.engine_config.model,

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.reporting.model import Cell, Table, TableRow, as_number
-from flex_judge.experiments.benchmarks.benchmark import Benchmark
-from flex_judge.experiments.benchmarks.suites import PAPER_JUDGES
+from flex_judge.experiments.benchmarks.benchmark import PAPER_JUDGES, Benchmark
 from flex_judge.experiments.commands.eval.view import OUR_PROMPTS, find_metric, get_metric_title
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count

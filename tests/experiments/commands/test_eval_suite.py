@@ -12,6 +12,8 @@ import scripts
 from eval_command import JUDGE, PANDALM_REPLIES, Run
 from html_page import HtmlPage
 
+from flex_judge.experiments.benchmarks import BENCHMARKS
+from flex_judge.experiments.benchmarks.suites import SUITES
 from flex_judge.experiments.cli import main
 from flex_judge.judges.engines import scripted
 from flex_judge.judges.errors import EngineLostError
@@ -84,6 +86,7 @@ def test_page_and_terminal_have_the_same_table(capfd: pytest.CaptureFixture[str]
     assert "n/a" in run.out
     assert "report: out/report.html" in run.out
     page = HtmlPage.load(Path("out/report.html"))
+    page.check_sentences()
     assert page.cards["Benchmarks run"] == "2 of 6"
     assert page.cards["Items"] == "8"
     for text in ("Flex-VL-7B", "0.7684", "0.6000", "n/a", "judgelm: not run"):
@@ -186,6 +189,18 @@ def test_similar_name_in_the_folder_is_suggested(capfd: pytest.CaptureFixture[st
     Path("data/judgelm_5k").mkdir()
     run = Run(capfd, *SUITE, "--data", "data")
     assert "judgelm: not run: data holds neither judgelm/ nor a file judgelm.* (is it judgelm_5k?)" in run.err
+
+
+def test_suites_hold_existing_benchmarks_and_the_paper_has_its_own() -> None:
+    for suite in SUITES.values():
+        assert set(suite.benchmarks) <= set(BENCHMARKS)
+    of_paper = {
+        name
+        for name, benchmark in BENCHMARKS.items()
+        if any(result.judge.startswith("Flex-") for result in benchmark.spec.published)
+    }
+    assert set(SUITES["paper"].benchmarks) == of_paper
+    assert all(benchmark.spec.origin for benchmark in BENCHMARKS.values())
 
 
 def test_help_says_the_layout_and_where_data_come_from(capfd: pytest.CaptureFixture[str]) -> None:
