@@ -40,7 +40,7 @@ def write_suite_page(record: RunRecord) -> Path:
         if record.command:
             intro.append(CommandLine(record.command, "This command resumes it, from the same working directory:"))
     links = [(f"{name}/{PAGE}", name) for name in entries if (folder / name / PAGE).is_file()]
-    sections = [PageSection("Results", [build_suite_table(summary, is_wide=True)])]
+    sections = [PageSection("Results", [build_suite_table(summary)])]
     if links:
         lead = f"{format_count(len(links), 'page')} with groups, calibration, biases and judgments:"
         sections.append(PageSection("Benchmarks", [Links(lead, links)]))

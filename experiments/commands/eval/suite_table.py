@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Cell, Table, TableRow, as_number
+from flex_judge.alignment.reporting.model import RULE, Cell, Table, TableRow, as_number
 from flex_judge.experiments.benchmarks.benchmark import PAPER_JUDGES, Benchmark
 from flex_judge.experiments.commands.eval.view import OUR_PROMPTS, find_metric, get_metric_title
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 
 OVERALL = "overall"
+MIN_WIDTH_WITH_JUDGES = 140
+"""Columns of a terminal in which the published judges are named."""
 NOT_AVAILABLE = "n/a"
 """Text for a figure of this run that does not exist. It is never 0."""
 TABLE_NOTE = (
@@ -79,30 +81,55 @@ def _read_estimate(estimate: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_suite_table(summary: Mapping[str, Any], is_wide: bool = False) -> Table:
-    """Build the table of a suite.
-
-    Args:
-        summary: Summary of the suite.
-        is_wide: Whether each judge of the paper has a column, for a page; else one column has all published figures.
-    """
+def build_suite_table(summary: Mapping[str, Any]) -> Table:
+    """Build the table of a suite for a page, with a column for each judge of the paper."""
     rows: Sequence[Mapping[str, Any]] = summary["rows"]
     judges = dict.fromkeys(result["judge"] for row in rows for result in row["published"])
-    columns = [judge for judge in judges if judge.startswith(PAPER_JUDGES)] if is_wide else []
+    columns = [judge for judge in judges if judge.startswith(PAPER_JUDGES)]
     makers = ["as the makers count"] if any(_is_counted_otherwise(row) for row in rows) else []
     titles = ["benchmark", "task", "metric", "this run", *makers, "95 % interval", "items", "without verdict", *columns]
     table_rows: list[TableRow] = []
     for row in rows:
-        own = as_number(row["value"], low=row["low"], high=row["high"], digits=4)
         cells: list[Cell] = [row["benchmark"], row["task"], get_metric_title(row["metric"]), _format(row["value"])]
         cells += [_format(row["value_by_makers"]) if _is_counted_otherwise(row) else ""] if makers else []
-        cells += [own.bounds, _count(row["items"]), _count(row["without_verdict"])]
+        cells += [_format_interval(row), _count(row["items"]), _count(row["without_verdict"])]
         figures = {result["judge"]: result["value"] for result in row["published"]}
         cells += [str(as_number(figures.get(judge), digits=4)) for judge in columns]
-        others = [f"{judge} {value:.4f}" for judge, value in figures.items() if judge not in columns]
-        table_rows.append((*cells, ", ".join(others) or "–"))
+        table_rows.append((*cells, _list_figures(row, columns)))
     titles.append("other published results" if columns else "published")
     return Table(titles, table_rows, note=TABLE_NOTE, text_columns=3)
+
+
+def build_narrow_table(summary: Mapping[str, Any], width: int) -> Table:
+    """Build the table of a suite for a terminal with `width` columns; published judges are named where they fit."""
+    rows: list[TableRow] = []
+    is_wide = width >= MIN_WIDTH_WITH_JUDGES
+    for row in summary["rows"]:
+        items, missing = row["items"], row["without_verdict"]
+        scored = NOT_AVAILABLE if items is None else f"{items - (missing or 0):,} of {items:,}"
+        values = [result["value"] for result in row["published"]]
+        ends = dict.fromkeys(str(as_number(value, digits=4)) for value in (min(values), max(values))) if values else ()
+        published = _list_figures(row) if is_wide else " to ".join(ends) or "–"
+        task = OVERALL if row["task"] == OVERALL else f"{row['task']}: {get_metric_title(row['metric'])}"
+        name = f"{row['benchmark']}\n{task}"
+        rows += [(name, _format(row["value"]), _format_interval(row), scored, published), RULE]
+    judges = "" if is_wide else " Published: lowest to highest; the report names the judges."
+    return Table(
+        ("benchmark, task: metric", "this run", "95 % interval", "scored", "published"),
+        rows[:-1],
+        note=TABLE_NOTE + judges,
+    )
+
+
+def _list_figures(row: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+    figures = [
+        f"{result['judge']} {result['value']:.4f}" for result in row["published"] if result["judge"] not in without
+    ]
+    return ", ".join(figures) or "–"
+
+
+def _format_interval(row: Mapping[str, Any]) -> str:
+    return as_number(row["value"], low=row["low"], high=row["high"], digits=4).bounds
 
 
 def _is_counted_otherwise(row: Mapping[str, Any]) -> bool:
@@ -138,8 +165,9 @@ def list_remarks(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def print_suite(summary: Mapping[str, Any]) -> None:
     """Print the table of a suite and its remarks."""
-    print_table(replace(build_suite_table(summary), title=f"suite {summary['suite']}, judge {summary['judge']}"))
     console = open_console()
+    title = f"suite {summary['suite']}, judge {summary['judge']}"
+    print_table(replace(build_narrow_table(summary, console.width), title=title))
     for line in list_remarks(summary):
         console.print(escape_control_characters(line), markup=False)
     if summary["out"]:

@@ -85,6 +85,10 @@ def test_page_and_terminal_have_the_same_table(capfd: pytest.CaptureFixture[str]
     assert "judgelm: not run: " in run.out
     assert "n/a" in run.out
     assert "report: out/report.html" in run.out
+    table = [line for line in run.out.splitlines() if line.startswith(("┃", "│"))]
+    assert max(map(len, table)) < 100  # a terminal of 80 columns breaks the intervals
+    for text in ("pandalm", "pair: agreement", "0.6507 to", "4 of 5"):
+        assert any(text in line for line in table)
     page = HtmlPage.load(Path("out/report.html"))
     page.check_sentences()
     assert page.cards["Benchmarks run"] == "2 of 6"
