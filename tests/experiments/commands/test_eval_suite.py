@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import pytest
 import scripts
 from eval_command import JUDGE, PANDALM_REPLIES, Run
 from html_page import HtmlPage
+from served import served
 
 from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.suites import SUITES
 from flex_judge.experiments.cli import main
+from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines import scripted
+from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.protocol.settings import JudgeSettings
 
 TEXT = ("pandalm", "judgelm", "llmbar", "judgebench", "rewardbench", "rewardbench2")
 SUITE = ("eval", "suite", "text", *JUDGE, "--json")
@@ -148,6 +154,51 @@ def test_an_error_costs_one_benchmark_and_a_lost_engine_is_loaded_again(
     assert len(loads) == 2
     assert find_row(run.json, "llmbar")["value"] is None
     assert find_row(Run(capfd, *SUITE, "--data", "data", "--out", "out").json, "llmbar")["value"] is not None
+
+
+def test_stopped_suite_has_a_page_and_resumes(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, prompts = scripts.whole_judge, list[str]()
+
+    def stop_in_llmbar(prompt: str, sampling: Any) -> Any:
+        prompts.append(prompt)
+        if "Natural task" in prompt and not Path("stopped").exists():
+            Path("stopped").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+        return judge(prompt, sampling)
+
+    monkeypatch.setattr(scripts, "whole_judge", stop_in_llmbar)
+    command = (*SUITE, "--data", "data", "--out", "out", "--only", "pandalm", "--only", "llmbar")
+    stopped = Run(capfd, *command)
+    assert stopped.status == 130
+    page = HtmlPage.load(Path("out/report.html"))
+    page.check_sentences()
+    assert "This run is not finished" in page.text
+    assert page.cards["Benchmarks run"] == "1 of 6"
+    assert "flex-judge eval suite text" in page.text
+    num_prompts = len(prompts)
+    again = Run(capfd, *command)
+    assert again.status == 0
+    assert find_row(again.json, "llmbar")["items"] == 3
+    # Nothing of pandalm is judged again.
+    assert all("Natural task" in prompt or "Manual task" in prompt for prompt in prompts[num_prompts:])
+    assert "not finished" not in HtmlPage.load(Path("out/report.html")).text
+
+
+def test_suite_with_a_judge_service(capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]) -> None:
+    judge = FlexJudge(ScriptedEngine(scripts.whole_judge), JudgeSettings(max_think_tokens=400))
+    with served(judge) as service:
+        command = ("eval", "suite", "text", "--data", "data", "--only", "llmbar", "--json", "--judge-url", service.url)
+        run = Run(capfd, *command)
+        assert (run.status, loads) == (0, [])
+        assert find_row(run.json, "llmbar")["value"] is not None
+        wrong = Run(capfd, *command, "--temperature", "0.1")
+        assert "--temperature is configured at the service" in wrong.err
+    gone = Run(capfd, *command, "--out", "other")
+    assert gone.status in (1, 2)
+    assert service.url in gone.err
+    assert not Path("other").exists()
 
 
 def test_stored_replies_of_several_benchmarks(
