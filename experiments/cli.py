@@ -109,6 +109,10 @@ def _run_command(argv: list[str]) -> int:
         if (storage_error := find_storage_error(e)) is None:
             raise
         raise storage_error from e
+    finally:
+        # A process may run several commands, and the judge service of one is none of the next one's business.
+        if (rubrics := sys.modules.get("flex_judge.judges.rubrics")) is not None:
+            rubrics.set_rubric_source(None)
 
 
 def _make_files_private() -> None:

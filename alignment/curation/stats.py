@@ -11,9 +11,9 @@ from flex_judge.alignment.curation.rows import DropRecord
 from flex_judge.alignment.curation.selection import SelectionResult
 from flex_judge.alignment.curation.steps import StepCounts
 from flex_judge.alignment.curation.teacher import TeacherOutput
+from flex_judge.alignment.reporting.model import name_option
 
 QUANTILES = {"least": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "most": 1.0}
-_WINNERS = {0: "first", 1: "second", None: "tie"}
 
 
 def summarise_curation(
@@ -54,14 +54,16 @@ def summarise_curation(
         pairs = [example for example in examples if example.kind == "pairwise"]
         lists = [example for example in examples if example.kind == "listwise"]
         per_split["samples"][split] = kinds
-        per_split["winners"][split] = count_values(_WINNERS[example.winner] for example in pairs)
-        per_split["batch_winners"][split] = count_values(
-            "tie" if example.winner is None else str(example.winner + 1) for example in lists
-        )
+        per_split["winners"][split] = count_values(_name_winner(example.winner) for example in pairs)
+        per_split["batch_winners"][split] = count_values(_name_winner(example.winner) for example in lists)
         per_split["scales"][split] = count_values(example.scale for example in examples)
         per_split["tokens"][split] = {kind: _compute_length_quantiles(examples, kind) for kind in kinds}
         per_split["single_scores"][split] = _count_pointwise_scores(examples)
     return summary | per_split
+
+
+def _name_winner(winner: int | None) -> str:
+    return "tie" if winner is None else name_option(winner)
 
 
 def count_values(values: Iterable[str]) -> dict[str, int]:

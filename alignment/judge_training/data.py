@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from flex_judge.alignment.data.hub import HUB
 from flex_judge.alignment.data.sources import SOURCE_FORMS, open_source, split_location
 from flex_judge.alignment.judge_training.encoding import EncodedExample, encode_examples
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.io.columns import read_cells
+from flex_judge.judges.io.columns import NO_MAPPING, ColumnMapping, describe_missing_column, read_cells
 from flex_judge.judges.io.files import read_table
+from flex_judge.judges.io.json_rows import LocatedRow
 from flex_judge.judges.protocol.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 TRAIN, HELD_OUT = SPLITS["train"], SPLITS["held_out"]
 """File names in a folder written by `flex-judge curate`."""
 
-_COLUMNS = (
+FIELDS = (
     *("prompt", "completion", "text"),
     *("question", "responses", "rubric", "scores", "reference_scores"),
 )
 """Columns of training examples and held-out judgments that are read."""
+TrainingRow = Mapping[str, Any] | UsageError
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class JudgeTrainingData:
 
     @classmethod
     def from_rows(
-        cls, name: str, rows: Sequence[Mapping[str, Any] | UsageError], renderer: Renderer, max_length: int
+        cls, name: str, rows: Sequence[TrainingRow], renderer: Renderer, max_length: int
     ) -> JudgeTrainingData:
         """Tokenize rows.
 
@@ -112,17 +114,52 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
     return path if Path(data).is_dir() and path.is_file() else None
 
 
-def read_training_rows(file: Path) -> list[Mapping[str, Any] | UsageError]:
+def read_training_rows(file: Path, columns: ColumnMapping = NO_MAPPING) -> list[TrainingRow]:
     """Read the rows of a file, folder or data set (see `open_source`), or the error of each row that cannot be read.
+
+    Args:
+        file: The file, folder or data set.
+        columns: Columns that hold fields under other names. Those that the rows do not have are left out.
 
     Raises:
         UsageError: The file does not exist or is not a table.
     """
+    needs = columns.wrap_needs(FIELDS.__contains__)
     if file.is_file():
-        table = read_table(file, _COLUMNS.__contains__)
+        table = list(read_table(file, needs))
     elif file.is_dir() or "@" in file.name or str(file).startswith(HUB):
         source = open_source(str(file))
-        table = source.read_range(0, len(source), _COLUMNS.__contains__)
+        table = list(source.read_range(0, len(source), needs))
     else:
         raise UsageError(f"{file}: no such file; give the folder of a `flex-judge curate` run, or {SOURCE_FORMS}")
-    return [row if isinstance(row, UsageError) else read_cells(row) for _, row in table]
+    names = {name for _, row in table if not isinstance(row, UsageError) for name in row}
+    present = tuple((field, wanted) for field, wanted in columns.columns if names.intersection(wanted))
+    return [row if isinstance(row, UsageError) else read_cells(row) for row in _map_rows(table, ColumnMapping(present))]
+
+
+def _map_rows(table: Iterable[LocatedRow], columns: ColumnMapping) -> Iterator[TrainingRow]:
+    for where, row in table:
+        if isinstance(row, UsageError) or not columns:
+            yield row
+            continue
+        try:
+            yield columns.map_row(where, row)
+        except UsageError as e:
+            yield e
+
+
+def check_columns(columns: ColumnMapping, files: Mapping[str, Sequence[TrainingRow]]) -> None:
+    """Check that every mapped column occurs in the training data or in the held-out judgments.
+
+    Args:
+        columns: The mapping.
+        files: Rows by the name of their file, as `read_training_rows` returns them.
+
+    Raises:
+        UsageError: A column occurs in none of the files.
+    """
+    rows = [row for table in files.values() for row in table if not isinstance(row, UsageError)]
+    names = {name: None for row in rows for name in row}
+    for column in columns.list_columns():
+        if column not in names and rows:
+            raise UsageError(f"{' and '.join(files)}: {describe_missing_column(column, names)}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
 
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.rubrics import ASK_OPERATOR
+from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.client.client import JudgeClient
@@ -34,6 +36,15 @@ class RemoteJudge:
             UsageError: The URL is invalid or the key cannot be read.
         """
         return JudgeClient(self.url, read_key(self.api_key) if self.api_key else None, concurrency=self.max_requests)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle in a worker, which then knows the rubrics of the service too."""
+        self.__dict__.update(state)
+        self.use_rubrics()
+
+    def use_rubrics(self) -> None:
+        """Make the rubrics that the service has by name known to this process, see `ServiceRubrics`."""
+        set_rubric_source(ServiceRubrics(self))
 
     def check(self, rubrics: Iterable[str] = ()) -> None:
         """Check that the service answers, and that it takes rubric files if there are any.
@@ -62,3 +73,53 @@ class RemoteJudge:
             return judgment
 
         return ask_client
+
+
+class ServiceRubrics:
+    """Rubrics that only a service has. It tells their scale and number of responses, not their texts.
+
+    Args:
+        service: the service.
+    """
+
+    def __init__(self, service: RemoteJudge) -> None:
+        self._service = service
+        self._cards: dict[str, dict[str, Any]] | None = None
+
+    def __call__(self, name: str) -> Rubric:
+        """Return a rubric by its name; the first call asks the service.
+
+        Raises:
+            UsageError: the service has no such rubric, or rejects the key.
+            ServiceUnavailableError: the service does not answer.
+        """
+        if self._cards is None:
+            self._cards = {card["name"]: card for card in self._service.client.rubrics_sync()}
+        if name not in self._cards:
+            matches = get_close_matches(name, self._cards, n=1)
+            hint = f" (did you mean {matches[0]!r}?)" if matches else ""
+            raise UsageError(
+                f"rubric {name!r} does not exist at {self._service.url}{hint}; the service has "
+                f"{', '.join(self._cards)}; or pass the path of a TOML file"
+            )
+        card = self._cards[name]
+        fewest, most = card["min_responses"], card["max_responses"]
+        count = f"{fewest}+" if most is None else fewest if fewest == most else f"{fewest}-{most}"
+        # The digest stands for the texts, so that results under changed texts are not mixed.
+        content = {"criteria": f"those of the service, digest {card['digest']}", "responses": count}
+        content |= {"answer": "options"} if card["kind"] == "options" else {"scale": card["scale"]}
+        return Rubric.from_dict(name, content, f"rubric {name!r} of {self._service.url}")
+
+
+def require_rubric_text(name: str) -> None:
+    """Check that the text of a rubric is known here, and not only to a service.
+
+    Raises:
+        UsageError: only a service has the rubric, or it does not exist.
+    """
+    load_rubric(name)
+    if name not in list_rubrics() and not name.endswith(".toml"):
+        raise UsageError(
+            f"--rubric {name}: only the service has its text, which the training examples need; pass the path of its "
+            "TOML file"
+        )

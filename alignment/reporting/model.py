@@ -139,6 +139,17 @@ class Figure:
     """Sentence below the figure."""
 
 
+def name_option(index: int) -> str:
+    """Name a response by a letter: `A` for index 0, `B` for 1, `AA` after `Z`.
+
+    Example:
+        >>> name_option(27)
+        'AB'
+    """
+    rest, letter = divmod(index, 26)
+    return (name_option(rest - 1) if rest else "") + chr(ord("A") + letter)
+
+
 Block = str | Note | Table | Figure
 """Content block. A string is a paragraph: Markdown in cards, plain text on HTML pages."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
 from flex_judge.judges.rubrics import load_rubric
@@ -34,6 +35,15 @@ class _RepeatableFlag(argparse.Action):
 
 def _make_flag(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
+
+
+def _describe_columns(fields: str) -> dict[str, Any]:
+    """Describe the flag that maps columns of the data to fields."""
+    return {
+        "help": f"Column of the data that holds a field under another name: {fields}; may be repeated.",
+        "metavar": "FIELD=COL",
+        "action": _RepeatableFlag,
+    }
 
 
 def _check_minimum(recipe: Any, minimums: Mapping[str, int]) -> None:
@@ -84,12 +94,9 @@ class PolicyRecipe:
     held_out_engine: str = _make_flag("auto", "Engine of the policy for held-out prompts: auto, vllm or transformers.")
     column: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Column of the data that holds a field under another name: prompt, id, images, videos, audios, "
-            "molecules or tools, and for dpo chosen or rejected; may be repeated.",
-            "metavar": "FIELD=COL",
-            "action": _RepeatableFlag,
-        },
+        metadata=_describe_columns(
+            "prompt, id, images, videos, audios, molecules or tools, and for dpo chosen or rejected"
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -97,6 +104,8 @@ class PolicyRecipe:
         _check_minimum(self, {"held_out_prompts": 0, "held_out_samples": 1, "held_out_tokens": 1})
         if self.held_out_answer is not None and self.held_out in (None, TASK):
             raise UsageError("--held-out-answer: names a column of a file; give the file with --held-out")
+        if self.judge_url is not None:
+            RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:
@@ -174,6 +183,13 @@ class JudgeRecipe:
         None,
         "Number of judgments per optimizer step over all processes (default: determined by TRL's flags); sets "
         "--gradient_accumulation_steps.",
+    )
+    column: list[str] | None = field(
+        default=None,
+        metadata=_describe_columns(
+            "prompt, completion or text, and for held-out judgments question, responses, rubric, scores or "
+            "reference_scores"
+        ),
     )
     patience: int = _make_flag(0, "Early stopping: end training after N evaluations without a better metric; 0: never.")
 

@@ -110,6 +110,10 @@ def _describe_program(module: str) -> Iterator[str]:
 
 def _describe_benchmarks(parsers: dict[str, argparse.ArgumentParser], about: dict[str, str]) -> Iterator[str]:
     """All benchmarks share their flags, so these are listed once; defaults that differ go into a table."""
+    suite = parsers.pop("suite")
+    yield "### eval suite { #eval-suite }\n"
+    yield f"{text(about['suite'])}.\n"
+    yield _format_groups(suite, 4)
     widest = max(parsers, key=lambda name: len(parsers[name]._actions))
     flags = {name: dict(_list_defaults(parser)) for name, parser in parsers.items()}
     usual = {flag: _commonest(flags[name].get(flag, "") for name in parsers) for flag in flags[widest]}

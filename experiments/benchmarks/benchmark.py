@@ -26,6 +26,10 @@ MEDIA_FOLDERS = ("images", "image", "videos", "video")
 """Folders that releases use for their media."""
 
 
+PAPER_JUDGES = "Flex-"
+"""Start of the names of the judges of the Flex-Judge paper (arXiv 2505.18601)."""
+
+
 @dataclass(frozen=True)
 class PublishedResult:
     """Published metrics of a judge."""
@@ -45,6 +49,8 @@ class BenchmarkSpec:
     """Help text: title, colon, what is judged, and the paper."""
     expected: str
     """Files and fields of the release, for error messages."""
+    origin: str = ""
+    """Where the data can be downloaded, for help and error messages."""
     patterns: tuple[str, ...]
     """Glob patterns of the files in a folder, in order of preference: only the first one that matches is used."""
     tasks: Mapping[str, Scoring]

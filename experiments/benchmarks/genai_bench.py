@@ -42,6 +42,7 @@ class GenAIBench(RowBenchmark):
         about="GenAI-Bench: two generated images, edits or videos, by four options, seven runs (arXiv 2406.04485)",
         expected="GenAI-Bench's test_v1 of image_generation, image_edition and video_generation, each in a folder or "
         "file of that name: rows with prompt, left_image, right_image (or left_video, right_video) and vote_type",
+        origin="the Hugging Face data set TIGER-Lab/GenAI-Bench, split test_v1 of its three configurations",
         patterns=("**/*test_v1*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={
             name: PairScoring(by_options=True, headline="accuracy", measure="accuracy", makers_majority=take_first_mode)

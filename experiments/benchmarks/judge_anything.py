@@ -41,6 +41,7 @@ class JudgeAnything(Benchmark):
         about="Judge Anything: answers of any modality, in pairs and alone, over 15 tasks (arXiv 2503.17489)",
         expected="Judge Anything's files: questions (uniq_id, task_name), answers (uniq_id, model_name, response) and "
         "human judgments (uniq_id, rubric_name, model_pair and choice, or model_name and score)",
+        origin="dataset/ of the GitHub repository URRealHero/JudgeAnything, with the media of its hub data set",
         patterns=("**/*.json", "**/*.jsonl"),
         tasks={
             "score": CorrelationScoring(group="modalities"),

@@ -45,6 +45,8 @@ class MLLMJudge(RowBenchmark):
         about="MLLM-as-a-Judge: answers about an image, by score, pair and batch, three runs (arXiv 2402.04788)",
         expected="MLLM-as-a-Judge's Benchmark folder with score.jsonl, pair.jsonl and batch.jsonl, next to image/: "
         "rows with image_path, original_dataset, instruction, answer(s) and human",
+        origin="the folder Benchmark (or Benchmark_Lite), next to image/, of the GitHub repository "
+        "Dongping-Chen/MLLM-Judge",
         patterns=(
             _file_patterns("**/Benchmark"),
             _file_patterns("."),

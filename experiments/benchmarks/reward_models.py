@@ -58,6 +58,7 @@ class LLMBar(RowBenchmark):
         about="LLMBar: which of two outputs follows the instruction, natural and adversarial (arXiv 2310.07641)",
         expected="LLMBar's dataset.json or a folder of these files: rows with input, output_1, output_2 and label "
         "(1 or 2)",
+        origin="Dataset/LLMBar of the GitHub repository princeton-nlp/LLMBar",
         patterns=("**/dataset.json", "**/*.json", "**/*.jsonl"),
         tasks={"pair": PairScoring(unit="vote", macro="subset")},
         fields=("input", "output_1", "output_2", "label"),
@@ -95,6 +96,7 @@ class JudgeBench(RowBenchmark):
         name="judgebench",
         about="JudgeBench: a right and a wrong answer to a hard question, in both orders (arXiv 2410.12784)",
         expected="JudgeBench's .jsonl of pairs: rows with pair_id, source, question, response_A, response_B and label",
+        origin="the Hugging Face data set ScalerLab/JudgeBench, split gpt",
         patterns=(
             "**/data/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
             "**/dataset=judgebench,response_model=gpt-4o-2024-05-13.jsonl",
@@ -146,6 +148,7 @@ class RewardBench(RowBenchmark):
         name="rewardbench",
         about="RewardBench: a chosen and a rejected answer, in four sections (arXiv 2403.13787)",
         expected="RewardBench's filtered split: rows with prompt, chosen, rejected and subset",
+        origin="the Hugging Face data set allenai/reward-bench, split filtered",
         patterns=("**/filtered*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={
             "pair": PairScoring(

@@ -46,6 +46,7 @@ class RewardBench2(Benchmark):
         about="RewardBench 2: the best of four answers in six subsets, one by one or together (arXiv 2506.01937)",
         expected="RewardBench 2's test split: rows with id, prompt, chosen and rejected (both lists), num_correct and "
         "subset",
+        origin="the Hugging Face data set allenai/reward-bench-2, split test",
         patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={RATING: BestOfScoring(), RANKING: BestOfScoring()},
         fields=("id", "prompt", "chosen", "rejected", "subset"),

@@ -37,6 +37,7 @@ class PandaLM(RowBenchmark):
         name="pandalm",
         about="PandaLM: two answers to an instruction, against the majority of three annotators (arXiv 2306.05087)",
         expected="PandaLM's testset-v1.json: rows with instruction, response1, response2 and annotator1-3, or label",
+        origin="data/testset-v1.json of the GitHub repository WeOpenML/PandaLM",
         patterns=("**/testset-v1.json", "**/*.json", "**/*.jsonl"),
         tasks={"pair": PairScoring(classes=True, makers_count=count_unreadable_as_tie)},
         fields=("instruction", "response1", "response2"),
@@ -98,6 +99,7 @@ class JudgeLM(RowBenchmark):
         about="JudgeLM: two answers to a question, against GPT-4's scores (arXiv 2310.17631)",
         expected="JudgeLM's judgelm_val_5k.jsonl and judgelm_val_5k_gpt4.jsonl: rows with question_id, question_body, "
         "answer1_body and answer2_body, and rows with question_id and text (or score)",
+        origin="judgelm_val_5k.jsonl and judgelm_val_5k_gpt4.jsonl of the release (arXiv 2310.17631)",
         patterns=("**/judgelm_val_5k*.jsonl", "**/*.jsonl", "**/*.json"),
         tasks={"pair": PairScoring(classes=True, makers_count=count_unreadable_as_tie)},
         ids=("question_id", "id"),

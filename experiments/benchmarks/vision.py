@@ -58,6 +58,7 @@ class VLRewardBench(RowBenchmark):
         name="vl-rewardbench",
         about="VL-RewardBench: two answers about an image, read in random order five times (arXiv 2411.17451)",
         expected="VL-RewardBench's test split: rows with id, query, response (two), human_ranking and image",
+        origin="the Hugging Face data set MMInstruction/VL-RewardBench, split test",
         patterns=("**/test*.parquet", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={
             "pair": PairScoring(
@@ -132,6 +133,7 @@ class MJBench(RowBenchmark):
         about="MJ-Bench: two generated images, by alignment, safety and artifacts, in both orders (arXiv 2407.04842)",
         expected="MJ-Bench's splits alignment, safety and quality, each in a file of that name: rows with caption, "
         "image0, image1 and label (0 or 1, the better image)",
+        origin="the Hugging Face data set MJ-Bench/MJ-Bench, splits alignment, safety and quality",
         patterns=("**/*alignment*|**/*safety*|**/*quality*|**/*artifact*", "**/*.parquet", "**/*.jsonl", "**/*.json"),
         tasks={name: PairScoring(headline="accuracy", measure="accuracy", unit="vote") for name in MJ_SPLITS},
         fields=("caption", "image0", "image1", "label"),
@@ -184,6 +186,8 @@ class MultimodalRewardBench(RowBenchmark):
         about="Multimodal RewardBench: two answers about an image, in six areas (arXiv 2502.14191)",
         expected="Multimodal RewardBench's all_data.json, which the authors' scripts/0_download_data.py makes from "
         "all_data_release.json: rows with ID, Category, Text, Image, Output1, Output2 and Better",
+        origin="data/ of the GitHub repository facebookresearch/multimodal_rewardbench, after its "
+        "scripts/0_download_data.py has made all_data.json",
         patterns=("**/all_data.json", "**/*.json", "**/*.jsonl", "**/*.parquet"),
         tasks={
             "pair": PairScoring(

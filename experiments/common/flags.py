@@ -90,12 +90,17 @@ def load_config(
     Raises:
         UsageError: the file cannot be read or has an unknown setting; a value has the wrong type or is out of range.
     """
+    values = load_values(config, arguments)
+    return build_settings(config, {**(defaults or {}), **values}, format_flag)
+
+
+def load_values(config: type[Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Load the settings that the user gave, by flag or in the `--config` file, see `load_config`."""
     set_json_progress(getattr(arguments, "json_progress", False))
     settings = flatten_settings(config)
     values = _load_yaml(settings, Path(arguments.config)) if arguments.config else {}
     flags = {name: value for name, value in vars(arguments).items() if name in settings}
-    values |= {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return build_settings(config, {**(defaults or {}), **values}, format_flag)
+    return values | {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
 
 
 def make_config(config: type[Config], **values: Any) -> Config:

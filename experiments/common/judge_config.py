@@ -14,6 +14,7 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
+from flex_judge.judges.rubrics import set_rubric_source
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import START_TIMEOUT_S
@@ -96,9 +97,12 @@ class ServiceFlags:
             UsageError: there is such a flag, or a key without a URL.
         """
         if self.judge_url is None:
+            set_rubric_source(None)
             if self.judge_key is not None:
                 raise UsageError("--judge-key goes with --judge-url; add the URL of the service")
             return
+        # Rubrics may be named that only the service has.
+        RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
         values, declared = flatten_values(self), flatten_settings(type(self))
         # Reject a changed judge setting: the service would silently judge without it.
         for name, judge_setting in flatten_settings(JudgeFlags, SettingsSection(names=names)).items():

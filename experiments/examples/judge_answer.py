@@ -26,5 +26,5 @@ if __name__ == "__main__":
         print(f"{judgment.id}: {judgment.status}, scores {judgment.scores}, expected scores {expected}")
         print(f"  reasoning: {judgment.reasoning}")
         if judgment.preferred is not None:
-            print(f"  preferred: response {judgment.preferred}, orders disagree: {judgment.disagreement:.0%}")
+            print(f"  preferred: response {'AB'[judgment.preferred]}, orders disagree: {judgment.disagreement:.0%}")
     judge.close()

@@ -201,5 +201,5 @@ def _parse_number(cell: str) -> float | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is the text of a single response and not that of a list."""
+    """Return whether a value is the text of a single response, not of a list."""
     return isinstance(value, str) and _parse_structure(value, "[") is None

@@ -148,7 +148,7 @@ def read_json_lines(path: Path, name: str | None = None, unit: Literal["row", "l
 
 
 def iterate_row_lines(path: Path) -> Iterator[tuple[int, int, bytes | UsageError]]:
-    """Yield the number of each row, that of its line, and the line, or the error that ends the file early."""
+    """Yield the number of each row, its line number, and the line, or the error that ends the file early."""
     rows, lines = 0, 0
     try:
         for line in iter_lines(path):

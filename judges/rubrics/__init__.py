@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
@@ -38,6 +39,19 @@ ASK_OPERATOR = (
 _PRESETS = resources.files("flex_judge.judges") / "rubrics" / "presets"
 
 
+_source: Callable[[str], Rubric] | None = None
+
+
+def set_rubric_source(source: Callable[[str], Rubric] | None) -> None:
+    """Set where this process looks for rubrics that are neither presets nor files, such as a judge service.
+
+    Args:
+        source: returns the rubric of a name or raises UsageError; None for no source.
+    """
+    global _source
+    _source = source
+
+
 def list_rubrics() -> list[str]:
     """List the names of the presets, sorted."""
     return sorted(f.name.removesuffix(".toml") for f in _PRESETS.iterdir() if f.name.endswith(".toml"))
@@ -47,7 +61,8 @@ def load_rubric(name: str) -> Rubric:
     """Load a preset by its name, or a rubric from a TOML file.
 
     Args:
-        name: name of a preset, or path of a file that ends in `.toml`.
+        name: name of a preset, path of a file that ends in `.toml`, or a name that the source of this process knows,
+            see `set_rubric_source`.
 
     Raises:
         UsageError: the rubric does not exist, or its file is invalid; the message names file and field.
@@ -59,6 +74,8 @@ def load_rubric(name: str) -> Rubric:
     if name.startswith(INLINE):
         return _load_inline_rubric(name)
     names = list_rubrics()
+    if _source is not None and name not in names and not name.endswith(".toml"):
+        return _source(name)
     if name not in names and not (name.endswith(".toml") and Path(name).is_file()):
         close_names = get_close_matches(name, names, n=1)
         hint = f" (did you mean {close_names[0]!r}?)" if close_names else ""

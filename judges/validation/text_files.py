@@ -66,7 +66,7 @@ codecs.register_error("flex_judge.bad_bytes", _replace_bad_bytes)
 
 
 def get_format_suffix(path: Path) -> str:
-    """Return the ending that states the format of a file, in lower case and without that of its compression.
+    """Return the ending that states the format of a file, in lower case and without the ending of its compression.
 
     Example:
         >>> get_format_suffix(Path("data.jsonl.gz"))

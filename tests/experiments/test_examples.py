@@ -60,7 +60,7 @@ def test_a_guide_links_to_the_example(path: Path) -> None:
 def test_judge_answer(run: Run) -> None:
     output = run("judge_answer", "--engine", "transformers")
     assert "one answer: ok, scores (5.0,)" in output
-    assert "preferred: response 1, orders disagree: 0%" in output
+    assert "preferred: response B, orders disagree: 0%" in output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -17,14 +18,16 @@ from flex_judge.alignment.curation.benchmarks import ContaminationFilter
 from flex_judge.alignment.curation.rows import DropRecord, read_reference_rows
 from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.judge_training.data import read_training_rows
+from flex_judge.alignment.judge_training.data import FIELDS, read_training_rows
 from flex_judge.alignment.policy_training.data import load_preference_data, load_prompt_data
 from flex_judge.experiments.benchmarks.data import open_data
 from flex_judge.experiments.benchmarks.stored import read_replies
+from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.view import read_comparison_source
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError, to_one_line
+from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.io.files import InvalidRow, read_comparisons
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison, content_to_text, split_content
@@ -348,3 +351,39 @@ def test_digest_of_a_source_does_not_depend_on_links_or_the_working_directory(
     monkeypatch.chdir("/")  # as a worker in another folder
     (row,) = read_prompts(relative, 0, 1, PromptColumns())
     assert not isinstance(row, UsageError)
+
+
+def test_sft_takes_columns_of_other_names(tmp_path: Path) -> None:
+    mapping = ColumnMapping.from_arguments(["prompt=input", "completion=output"], FIELDS)
+    rows = [{"input": message(str(n)), "output": message("a", "assistant"), "prompt": "other"} for n in range(2)]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: json.dumps(value) for name, value in row.items()} for row in rows)
+    for path in (table, tmp_path / "rows.csv"):
+        training = read_training_rows(path, mapping)
+        assert [(row["prompt"], row["completion"]) for row in training if not isinstance(row, UsageError)] == [
+            (row["input"], row["output"]) for row in rows
+        ]
+    # Held-out judgments may have the names of the project.
+    held_out = [{"question": "2 + 3?", "responses": ["5"], "rubric": "general", "scores": [9]}]
+    (tmp_path / "held_out.jsonl").write_text(json.dumps(held_out[0]) + "\n")
+    assert read_training_rows(tmp_path / "held_out.jsonl", mapping) == held_out
+
+
+def test_sft_names_a_column_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "rows.jsonl"
+    table.write_text(json.dumps({"prompt": message("q"), "completion": message("a", "assistant")}) + "\n")
+    command = ["sft", str(table), "--output_dir", str(tmp_path / "out"), "--eval_strategy", "no", "--use_cpu"]
+    for flags, problem in (
+        (
+            ["--column", "prompt=promt"],
+            "rows.jsonl: has no column 'promt'; the columns are prompt, completion; did you",
+        ),
+        (["--column", "promt=prompt"], "there is no field 'promt'; did you mean 'prompt'?"),
+        (["--column", "prompt"], "--column prompt: expected FIELD=COLUMN"),
+    ):
+        assert main([*command, *flags]) == 2
+        assert problem in capsys.readouterr().err

@@ -262,3 +262,67 @@ def test_folder_of_a_start_that_failed_takes_other_settings() -> None:
         with pytest.raises(Started):
             main(build_command("best-of-n", judge=judge))
     assert json.loads(Path("o/run.json").read_text())["settings"]["judge"] == "scripts:whole_judge"
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """Return the training commands of a policy, in which the preparation of the data raises `Started`."""
+    for name in ("load_preference_data", "load_prompt_data"):
+        monkeypatch.setattr(f"flex_judge.experiments.commands.train_policy.run.{name}", _start)
+    Path("pairs.jsonl").write_text('{"prompt": "What is 2 + 3?", "chosen": "5", "rejected": "6"}\n')
+    files = {"dpo": "pairs.jsonl", "grpo": "p.jsonl"}
+    return {command: [command, file, "--output_dir", "o", "--use_cpu"] for command, file in files.items()}
+
+
+@pytest.mark.parametrize("command", ["dpo", "grpo"])
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--judge", "no-such-model"], "is no embedded model"),
+        (["--judge", "lacking"], "lacks model-2-of-2.safetensors"),
+        (["--judge", "flex-smollm2-135m", "--judge-adapter", "empty"], "has no adapter_config.json"),
+        (["--judge-config", "no.yaml"], "no.yaml"),
+        (["--judge-config", "wrong.yaml"], "unknown setting 'votez'; did you mean 'votes'?"),
+        (["--judge-config", "model.yaml"], "has no attribute 'no_judge'"),
+        (["--judge-url", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["--judge-url", "127.0.0.1:9"], "url must begin with http"),
+        (["--judge-url", "http://127.0.0.1:9", "--judge-key", "env:NO_KEY"], "NO_KEY"),
+        (["--rubric", "generel"], "did you mean 'general'?"),
+    ],
+)
+def test_wrong_judge_of_a_training_is_found_before_its_data_are_prepared(
+    trainings: dict[str, list[str]], command: str, flags: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong.yaml").write_text("votez: 3\n")
+    Path("model.yaml").write_text("model: scripts:no_judge\nengine: scripted\n")
+    assert problem in run_for_error(capsys, [*trainings[command], *flags])
+
+
+@pytest.mark.parametrize("command", ["dpo", "grpo"])
+def test_training_with_a_right_judge_starts_to_prepare_its_data(
+    trainings: dict[str, list[str]], command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Started):
+        main(trainings[command])
+    monkeypatch.setenv("WRONG_KEY", "wrong")
+    judge = FlexJudge(ScriptedEngine(fair_judge), SETTINGS)
+    with served(judge, GatewayConfig(api_key="right")) as service:
+        flags = ["--judge-url", service.url, "--judge-key", "env:WRONG_KEY"]
+        assert "the key is not accepted" in run_for_error(capsys, [*trainings[command], *flags])
+        monkeypatch.setenv("WRONG_KEY", "right")
+        with pytest.raises(Started):
+            main([*trainings[command], *flags])
+
+
+def test_judge_that_the_data_name_is_checked_before_they_are_tokenized(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flex_judge.experiments.commands.train_policy.run.prepare_preferences", _start)
+    rows = [{"prompt": f"What is {n} + 3?", "chosen": f"{n + 3}", "rejected": "6"} for n in range(20)]
+    Path("run/data").mkdir(parents=True)
+    Path("run/data/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("run/run.json").write_text(json.dumps({"settings": {"judge": "http://127.0.0.1:9", "source": "x"}}))
+    command = ["dpo", "run", "--output_dir", "o", "--use_cpu"]
+    assert "127.0.0.1:9" in run_for_error(capsys, command)
+    with pytest.raises(Started):
+        main([*command, "--judge", "flex-smollm2-135m"])

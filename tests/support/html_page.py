@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+PAGE_OF_A_PART = re.compile(r"[\w-]+/report\.html")
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 SELF_CLOSING = {"line", "rect", "circle", "polyline", "path"}
 """SVG elements that a page closes in place."""
@@ -40,6 +41,12 @@ class HtmlPage(HTMLParser):
         page.check_markup()
         return page
 
+    def check_sentences(self) -> None:
+        """Check that paragraphs and notes end like sentences."""
+        for tag, attributes, text in self.elements:
+            if tag == "p" and attributes.get("class") in (None, "quiet"):
+                assert text.strip().endswith((".", ":", "!", "?")), text
+
     def check_markup(self) -> None:
         """Check that the page is valid, self-contained and labelled."""
         assert not self.problems, self.problems
@@ -48,7 +55,8 @@ class HtmlPage(HTMLParser):
         assert self.tags.count("h1") == self.tags.count("main") == 1
         assert "default-src 'none'" in self.html
         assert not {"script", "link", "iframe", "object", "form", "base"} & set(self.tags)
-        assert all(link.startswith("data:") for link in self.links), self.links
+        # A suite links the pages of its benchmarks, in its own folder.
+        assert all(link.startswith("data:") or PAGE_OF_A_PART.fullmatch(link) for link in self.links), self.links
         assert not re.search(r"@import|url\((?!#)", self.html)
         assert not self.images_without_text
         assert self.inputs_without_label <= set(self.labels)

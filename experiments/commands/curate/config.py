@@ -13,6 +13,7 @@ from flex_judge.alignment.curation.rows import FIELDS, parse_reference_columns
 from flex_judge.alignment.curation.scales import FIVE, TEN
 from flex_judge.alignment.curation.selection import Selection
 from flex_judge.alignment.curation.tokens import SCRIPTED
+from flex_judge.alignment.pipeline.judge_service import require_rubric_text
 from flex_judge.alignment.tasks import synthetic_teacher as arithmetic_teacher
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.data_runs.config import out_setting
@@ -169,6 +170,7 @@ class CurateRun(ServiceFlags):
         self._check_rubrics()
 
     def _check_rubrics(self) -> None:
+        require_rubric_text(self.rubric_name)
         scale = str(load_rubric(self.rubric_name).scale)
         if self.is_synthetic and scale != FIVE:
             raise UsageError(f"--rubric {self.rubric_name}: its scale is {scale}; the synthetic teacher needs {FIVE}")

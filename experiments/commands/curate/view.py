@@ -17,7 +17,7 @@ def print_curation(summary: Mapping[str, Any], out: Path) -> None:
     print_run(f"Judgments of {summary['teacher']}", summary, [*build_flow_rows(summary), *build_example_rows(summary)])
     num_train = sum(summary["samples"]["train"].values())
     for split_and_kind, number in summary["missing"].items():
-        print(f"{format_count(number, 'example')} fewer than requested: {split_and_kind}")
+        print(f"{format_count(number, 'example')} fewer than requested: {split_and_kind}.")
     if summary["rows_lost"]:
         print(f"{format_count(summary['rows_lost'], 'row')} without a usable judgment.")
     if num_train:

@@ -23,52 +23,39 @@ from flex_judge.reward.serving.config import ServiceConfig
 LEDGER = "judge.ledger"
 REPLAY_SETTINGS = ("data", "column", "task", "limit", "replay", "replay_format", "out", "max_failures", "order", "seed")
 """Settings that apply to a replay, where no model runs."""
-_DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
+DATA, _RUN, _RESULTS = "benchmark", "placement", "results"
 """Headings in the help."""
 
 
-@settings_class(kw_only=True)
-class EvalRun(JudgeFlags):
-    """Settings of a benchmark run."""
+def out_setting(name: str) -> Any:
+    """Declare the setting `out` of a run; its default folder ends with a name."""
+    return setting(
+        None,
+        "Output folder; an existing run in it is resumed, also with more --runs or a higher --limit (default: "
+        f"runs/eval-{name}; with --replay: none)",
+        metavar="DIR",
+        group=_RESULTS,
+    )
 
-    data: tuple[str, ...] = setting(
-        (),
-        "Benchmark data: file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
-        metavar="PATH",
-        group=_DATA,
-    )
-    column: tuple[str, ...] = setting(
-        (),
-        "Column of the data that holds a field of the release under another name; may be repeated",
-        metavar="FIELD=COL",
-        group=_DATA,
-    )
-    task: tuple[str, ...] = setting(
-        (),
-        "Task of the benchmark to run; may be repeated (default: all tasks in the data)",
-        metavar="NAME",
-        group=_DATA,
-    )
+
+@settings_class(kw_only=True)
+class EvalFlags(JudgeFlags):
+    """Settings that runs of one benchmark and of several share."""
+
+    data: tuple[str, ...] = setting((), "Benchmark data", metavar="PATH", group=DATA)
     limit: PositiveInt | None = setting(
         None,
         "Number of items per task, a random sample drawn with --seed, with all groups in their shares (default: all)",
         metavar="N",
-        group=_DATA,
+        group=DATA,
     )
-    runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=_DATA)
-    replay: str | None = setting(
-        None,
-        'Stored replies to score instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or '
-        "the files published with PandaLM, JudgeLRM, LLMBar, JudgeBench, GenAI-Bench and others",
-        metavar="FILE",
-        group=_DATA,
-    )
+    runs: PositiveInt = setting(1, "Number of independent judgments per item", metavar="K", group=DATA)
     replay_format: str | None = setting(
         None,
         f"Format of the verdicts in --replay: {OWN_FORMAT} or {', '.join(REPLY_FORMATS)} (default: {OWN_FORMAT}, then "
         "the formats of the benchmark and common ones, in each reply)",
         metavar="NAME",
-        group=_DATA,
+        group=DATA,
     )
     replicas: PositiveInt = setting(1, "Number of judge replicas on Ray", metavar="N", group=_RUN)
     address: str | None = setting(
@@ -81,13 +68,7 @@ class EvalRun(JudgeFlags):
     concurrency: PositiveInt = setting(
         256, "Maximum number of comparisons in progress at a time", metavar="N", group=_RUN
     )
-    out: str | None = setting(
-        None,
-        "Output folder; an existing run in it is resumed, also with more --runs or a higher --limit (default: "
-        "runs/eval-NAME; with --replay: none)",
-        metavar="DIR",
-        group=_RESULTS,
-    )
+    out: str | None = out_setting("NAME")
     max_failures: NonNegativeInt = setting(
         0,
         "Maximum number of items without a judgment (no reply, unreadable media, timeout); more give exit status 1. "
@@ -97,10 +78,44 @@ class EvalRun(JudgeFlags):
     )
 
     def __post_init__(self) -> None:
-        _ = self.columns  # raises for an invalid --column
         for name in ("replicas", "address"):
             if self.judge_url is not None and getattr(self, name) not in (1, None):
                 raise UsageError(f"{format_flag(name)} is of a judge in this run; leave it out with --judge-url")
+
+
+@settings_class(kw_only=True)
+class EvalRun(EvalFlags):
+    """Settings of a benchmark run."""
+
+    data: tuple[str, ...] = setting(
+        (),
+        "Benchmark data: file or folder of the original release, or hub:OWNER/NAME[:CONFIG][@SPLIT]; may be repeated",
+        metavar="PATH",
+        group=DATA,
+    )
+    column: tuple[str, ...] = setting(
+        (),
+        "Column of the data that holds a field of the release under another name; may be repeated",
+        metavar="FIELD=COL",
+        group=DATA,
+    )
+    task: tuple[str, ...] = setting(
+        (),
+        "Task of the benchmark to run; may be repeated (default: all tasks in the data)",
+        metavar="NAME",
+        group=DATA,
+    )
+    replay: str | None = setting(
+        None,
+        'Stored replies to score instead of running a model: JSON lines {"id", "text"} or {"id", "texts": [...]}, or '
+        "the files published with PandaLM, JudgeLRM, LLMBar, JudgeBench, GenAI-Bench and others",
+        metavar="FILE",
+        group=DATA,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.columns  # raises for an invalid --column
 
     @property
     def columns(self) -> ColumnMapping:
@@ -215,6 +230,7 @@ class LabelledRun(EvalRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_service(own=("seed",))
         load_rubric(self.rubric)
 
     @property

@@ -11,6 +11,7 @@ import platform
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flex_judge.experiments.benchmarks.labelled import Labelled
 from flex_judge.experiments.benchmarks.replies import replay_replies
 from flex_judge.experiments.benchmarks.stored import match_replies
 from flex_judge.experiments.commands.eval.config import EvalRun, LabelledRun
+from flex_judge.experiments.commands.eval.engines import EngineSource, OwnEngine
 from flex_judge.experiments.commands.eval.summary import build_item_row, build_summary
 from flex_judge.experiments.commands.judge.run import JudgeQueue
 from flex_judge.experiments.common.console import redirect_libraries
@@ -28,7 +30,6 @@ from flex_judge.experiments.common.judging import ServiceJudge
 from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import interrupt_on_stop, run_async
-from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.comparison_rows import COMPARISON, input_to_json
 from flex_judge.judges.io.json_values import dump_json
@@ -44,6 +45,19 @@ AskJudge = Callable[[Comparison], Awaitable[Judgment]]
 JUDGMENTS, ITEMS = "judgments.jsonl", "items.jsonl"
 
 
+@dataclass(frozen=True)
+class PreparedRun:
+    """Benchmark run whose data are read and checked."""
+
+    benchmark: Benchmark
+    config: EvalRun
+    data: BenchmarkData
+    items: Sequence[Item]
+    """Selected items, also those without a label."""
+    replayed: Sequence[ItemOutcome] = ()
+    """Outcomes of stored replies."""
+
+
 def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     """Start or resume a benchmark run.
 
@@ -56,32 +70,60 @@ def main(benchmark: Benchmark, config: EvalRun) -> dict[str, Any]:
     """
     if isinstance(config, LabelledRun):
         benchmark = Labelled(config.rubric)
+    prepared = prepare_run(benchmark, config)
+    if not config.replay:
+        config.check_models()
+    return execute_run(prepared, OwnEngine())
+
+
+def prepare_run(benchmark: Benchmark, config: EvalRun) -> PreparedRun:
+    """Read and check the data of a benchmark run, and the stored replies of a replay.
+
+    Raises:
+        UsageError: Data or replies are missing or invalid, or do not fit the settings.
+    """
     spec = benchmark.spec
     config.check_service(spec.protocol, own=("seed",))
     data = open_data(_get_data_names(spec, config), spec.patterns, spec.expected, spec.columns, config.columns)
     all_items = benchmark.parse_items(data)
     if config.replay:
-        return _run_replay(benchmark, config, data, all_items)
+        return _prepare_replay(benchmark, config, data, all_items)
     if config.replay_format:
         raise UsageError("--replay-format needs --replay FILE; add it, or leave out --replay-format")
     # A replay needs no media, so only a run with a model looks for them.
     all_items = benchmark.mark_missing_media(all_items)
     if all(item.label is None for item in all_items):
         raise UsageError(f"{data.name}: no item can be judged, as {all_items[0].left_out}")
-    items = select_items(benchmark, config, data, all_items)
-    config.check_models()
-    out = Path(config.out or f"runs/eval-{spec.name}")
+    return PreparedRun(benchmark, config, data, select_items(benchmark, config, data, all_items))
+
+
+def execute_run(prepared: PreparedRun, engines: EngineSource, title: str = "judging") -> dict[str, Any]:
+    """Judge the items of a run, or score its stored replies, and write the results.
+
+    Args:
+        prepared: The run.
+        engines: Source of the engine of a judge in this process.
+        title: Name of the phase in the progress.
+
+    Returns:
+        The summary, see `main`.
+    """
+    benchmark, config, data = prepared.benchmark, prepared.config, prepared.data
+    if config.replay:
+        return _execute_replay(prepared)
+    out = Path(config.out or f"runs/eval-{benchmark.spec.name}")
     identity = config.build_identity(benchmark.spec.name, data.digest, None)
     with RunFolder(out, identity, kind="eval") as folder:
         folder.expect_rows(
-            sum(len(item.make_runs(config.runs)) for item in items if item.label is not None), "judgment"
+            sum(len(item.make_runs(config.runs)) for item in prepared.items if item.label is not None), "judgment"
         )
         with (
             redirect_libraries(out / "engines.log") as console,
             Progress(console) as progress,
             folder.time_phase("judging"),
         ):
-            outcomes = _BenchmarkRun(config, items, out.resolve(), progress).collect_outcomes()
+            run = _BenchmarkRun(config, prepared.items, out.resolve(), progress, engines, title)
+            outcomes = run.collect_outcomes()
         return _write_results(benchmark, config, data, outcomes, folder)
 
 
@@ -121,14 +163,13 @@ def _get_data_names(spec: BenchmarkSpec, config: EvalRun) -> tuple[str, ...]:
     return names
 
 
-def _run_replay(
+def _prepare_replay(
     benchmark: Benchmark, config: EvalRun, data: BenchmarkData, all_items: Sequence[Item]
-) -> dict[str, Any]:
+) -> PreparedRun:
     config.check_replay(benchmark.spec.protocol)
     formats = config.list_reply_formats(benchmark.spec.formats, benchmark.spec.other_formats)
-    file = Path(str(config.replay))
     # Before the selection, because replies may number the items, and those numbers count all items of the data.
-    replies = match_replies(file, all_items)
+    replies = match_replies(Path(str(config.replay)), all_items)
     items = select_items(benchmark, config, data, all_items)
     outcomes = [
         replay_replies(item, replies.get(item.id), config.judge.settings.order, formats)
@@ -136,9 +177,15 @@ def _run_replay(
         if item.label is not None
     ]
     outcomes += [ItemOutcome(item, ()) for item in items if item.label is None]
+    return PreparedRun(benchmark, config, data, items, outcomes)
+
+
+def _execute_replay(prepared: PreparedRun) -> dict[str, Any]:
+    benchmark, config, data = prepared.benchmark, prepared.config, prepared.data
+    outcomes = prepared.replayed
     if config.out is None:
         return build_summary(benchmark, config, data, outcomes)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(Path(str(config.replay)).read_bytes()).hexdigest()
     identity = config.build_identity(benchmark.spec.name, data.digest, digest)
     with RunFolder(Path(config.out), identity, kind="eval") as folder:
         write_rows(folder.path / JUDGMENTS, (row for outcome in outcomes for row in _build_judgment_rows(outcome)))
@@ -164,8 +211,17 @@ def _write_results(
 class _BenchmarkRun:
     """Judging of the items of a run, in this process or on Ray."""
 
-    def __init__(self, config: EvalRun, items: Sequence[Item], out: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: EvalRun,
+        items: Sequence[Item],
+        out: Path,
+        progress: Progress,
+        engines: EngineSource,
+        title: str,
+    ) -> None:
         self.config, self.items, self.out, self.progress = config, items, out, progress
+        self.engines, self.title = engines, title
 
     def collect_outcomes(self) -> list[ItemOutcome]:
         """Judge the items that earlier starts have not judged, and return the outcomes of all items."""
@@ -189,7 +245,7 @@ class _BenchmarkRun:
         self, pending: Sequence[ItemRun], journal: Journal, num_done: int
     ) -> tuple[list[Judgment], dict[str, str]]:
         async def judge_all(judge: AskJudge, concurrency: int) -> tuple[list[Judgment], dict[str, str]]:
-            with self.progress.show_phase("judging", total=num_done + len(pending), done=num_done) as phase:
+            with self.progress.show_phase(self.title, total=num_done + len(pending), done=num_done) as phase:
                 queue = JudgeQueue(judge, lambda _row, _comparison: None, journal.append, phase)
                 await queue.judge_all(pending, concurrency)
                 return queue.collect_in_order(pending)
@@ -199,12 +255,9 @@ class _BenchmarkRun:
         if self.config.needs_ray:
             return run_async(self._judge_on_ray(judge_all))
         config = self.config.build_judge_config(str(self.out))
-        with self.progress.show_phase("loading the judge", waiting_for=config.engine.model):
-            judge = FlexJudge(load_engine(config.engine), config.settings)
-        try:
+        with self.engines.open_engine(config.engine, self.progress) as engine:
+            judge = FlexJudge(engine, config.settings)
             return run_async(judge_all(judge.ajudge, self.config.concurrency))
-        finally:
-            judge.close()
 
     async def _judge_on_ray(
         self, judge_all: Callable[[AskJudge, int], Awaitable[tuple[list[Judgment], dict[str, str]]]]

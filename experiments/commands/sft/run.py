@@ -13,7 +13,10 @@ from typing import Any
 from flex_judge.alignment.judge_training import evaluation as evaluations
 from flex_judge.alignment.judge_training.card import JUDGE_METRICS, write_card
 from flex_judge.alignment.judge_training.data import (
+    FIELDS,
     JudgeTrainingData,
+    TrainingRow,
+    check_columns,
     find_held_out_file,
     find_train_file,
     read_training_rows,
@@ -28,6 +31,7 @@ from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import UsageError
+from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import write_lines, write_text
 from flex_judge.judges.protocol.rendering import Renderer
@@ -65,11 +69,14 @@ class JudgeTraining(TrainingRun):
             )
         renderer = load_renderer(flags.policy)
         file = find_train_file(data)
-        rows = read_training_rows(file)
+        self.columns = ColumnMapping.from_arguments(flags.recipe.column or (), FIELDS)
+        rows = read_training_rows(file, self.columns)
+        held_out_file, held_out_rows = self._read_held_out(data)
+        check_columns(self.columns, {str(file): rows} | ({str(held_out_file): held_out_rows} if held_out_file else {}))
         self.examples = JudgeTrainingData.from_rows(str(file), rows, renderer, args.max_length)
         readable_rows = [row for row in rows if not isinstance(row, UsageError)]
         train_questions = {row["question"] for row in readable_rows if row.get("question") is not None}
-        self.evaluation, self.held_out = self._load_evaluation(data, renderer, train_questions)
+        self.evaluation, self.held_out = self._load_evaluation(held_out_file, held_out_rows, renderer, train_questions)
         if self.evaluation is None and args.eval_strategy != "no":
             raise UsageError(
                 f"{data}: has no held-out judgments for evaluations; name a file with --held-out, or add "
@@ -77,14 +84,17 @@ class JudgeTraining(TrainingRun):
             )
         self._check_metric()
 
+    def _read_held_out(self, data: str) -> tuple[Path | None, list[TrainingRow]]:
+        recipe = self.flags.recipe
+        file = None if recipe.held_out_rows == 0 else find_held_out_file(data, recipe.held_out)
+        return file, read_training_rows(file, self.columns)[: recipe.held_out_rows] if file else []
+
     def _load_evaluation(
-        self, data: str, renderer: Renderer, train_questions: Collection[str]
+        self, file: Path | None, rows: Sequence[TrainingRow], renderer: Renderer, train_questions: Collection[str]
     ) -> tuple[HeldOutEvaluation | None, JudgeTrainingData | None]:
         recipe, args = self.flags.recipe, self.flags.args
-        file = None if recipe.held_out_rows == 0 else find_held_out_file(data, recipe.held_out)
         if file is None:
             return None, None
-        rows = read_training_rows(file)[: recipe.held_out_rows]
         held_out = JudgeTrainingData.from_rows(str(file), rows, renderer, args.max_length)
         if held_out.dropped:
             first = held_out.dropped[0]

@@ -37,6 +37,7 @@ from flex_judge.alignment.policy_training.tuning import (
 )
 from flex_judge.alignment.tasks import arithmetic
 from flex_judge.alignment.training.card import write_card
+from flex_judge.alignment.training.recipes import PolicyRecipe
 from flex_judge.experiments.commands.best_of_n.config import BestOfNRun
 from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.commands.train_policy.view import print_policy_training
@@ -78,14 +79,21 @@ class PolicyTraining(TrainingRun):
 
     def __init__(self, flags: TrainingFlags, ranks: Ranks) -> None:
         super().__init__(flags, ranks)
+        recipe = flags.recipe
         if flags.kind.name == "grpo":
             check_grpo_policy(flags.policy)
+        # Before the data are prepared, which may take long. A judge that the data name is checked once they are read.
+        is_named = flags.kind.name == "grpo" or any((recipe.judge, recipe.judge_url, recipe.judge_config))
+        if is_named:
+            self._check_judge(recipe, is_evaluated=recipe.held_out_prompts != 0)
         data = _load_data(flags)
         self.recipe = flags.recipe.with_data_defaults(data.made_by, data.is_task)
         self.held_out, held_out_prompts = select_held_out(self.recipe, data, flags.args.seed)
         self.data = data.exclude_prompts(held_out_prompts)
         if not len(self.data.rows):
             raise UsageError(f"{data.name}: all rows are held out, none is left for training; lower --held-out-prompts")
+        if not is_named or recipe.rubric is None:
+            self._check_judge(self.recipe, is_evaluated=self.held_out is not None)
         model = flags.model
         if flags.kind.name == "dpo":
             self.data = prepare_preferences(model, flags.args, self.data)
@@ -99,7 +107,6 @@ class PolicyTraining(TrainingRun):
 
     def _train_model(self) -> None:
         # The evaluation before training comes first: a judge or engine that fails must not cost a training run.
-        self.ranks.run_on_first(self._check_judge)
         self.ranks.run_on_first(lambda: self._evaluate_policy("before"))
         # The trainer writes its log last, so a log means that training is complete.
         if not self.ranks.run_on_first((self.out / LOG_FILE).is_file):
@@ -130,29 +137,34 @@ class PolicyTraining(TrainingRun):
     def _time_phase(self, name: str) -> AbstractContextManager[None]:
         return self.folder.time_phase(name) if self.ranks.is_first else nullcontext()
 
-    def _check_judge(self) -> None:
-        recipe = self.recipe
+    def _check_judge(self, recipe: PolicyRecipe, *, is_evaluated: bool) -> None:
+        """Check the judge without starting it, on the first rank; a complete run needs none.
+
+        Args:
+            recipe: Settings of the judge.
+            is_evaluated: Whether the policy is evaluated before and after training.
+        """
+        if self.ranks.run_on_first(self._read_summary) is None:
+            self.ranks.run_on_first(lambda: self._check_judge_access(recipe, is_evaluated))
+
+    def _check_judge_access(self, recipe: PolicyRecipe, is_evaluated: bool) -> None:
         if recipe.judge_url is not None:
-            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key), [recipe.rubric])
+            rubrics = [recipe.rubric] if recipe.rubric else []
+            check_service_access(RemoteJudge(recipe.judge_url, api_key=recipe.judge_key), rubrics)
             return
         # The file configures the judge of the evaluation and, for grpo, the service; their other settings differ.
         judge = {name: value for name in ("judge", "judge_adapter") if (value := getattr(recipe, name)) is not None}
-        if self.held_out:
-            check_judge(
-                load_config(
-                    BestOfNRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **judge)
-                ).judge_config
-            )
+        common: dict[str, Any] = {"config": recipe.judge_config, "json_progress": uses_json_progress()}
+        if is_evaluated:
+            check_judge(load_config(BestOfNRun, Namespace(**common, **judge)).judge_config)
         if self.flags.kind.name == "grpo":
             service = {"adapter" if "adapter" in name else "model": value for name, value in judge.items()}
-            load_config(
-                ServeRun, Namespace(config=recipe.judge_config, json_progress=uses_json_progress(), **service)
-            ).check_start()
-        if self.flags.kind.name == "grpo" and not self.flags.args.use_cpu:
-            raise UsageError(
-                "--judge-url is missing: this process trains on the accelerator, so the judge needs another one; start "
-                "it there with `flex-judge serve` and give its address"
-            )
+            load_config(ServeRun, Namespace(**common, **service)).check_start()
+            if not self.flags.args.use_cpu:
+                raise UsageError(
+                    "--judge-url is missing: this process trains on the accelerator, so the judge needs another one; "
+                    "start it there with `flex-judge serve` and give its address"
+                )
 
     def _build_judge_flags(self, model_flag: str, adapter_flag: str) -> list[str]:
         """Build the flags of the judge for a command that has these names for its model and adapter."""

@@ -20,7 +20,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE
 from flex_judge.judges.protocol.settings import JudgeConfig
-from flex_judge.judges.rubrics import list_rubrics, load_rubric
+from flex_judge.judges.rubrics import load_rubric
 from flex_judge.judges.validation.classes import (
     Fraction,
     NonNegativeFloat,
@@ -150,10 +150,10 @@ class DataFlags(JudgeFlags):
                 f"--sample-temperature: 0 with {self.num_answers} samples; use a value above 0, because greedy samples "
                 "of a prompt are all the same"
             )
-        if self.rubric is not None:
-            load_rubric(self.rubric)
         _ = self.build_columns(None)  # raises for an invalid --column before any work is done
         self._check_service()
+        if self.rubric is not None:
+            load_rubric(self.rubric)
 
     def _check_service(self) -> None:
         """Check that no flag configures a judge that runs in a service already."""
@@ -201,7 +201,7 @@ class DataFlags(JudgeFlags):
     def resolve_rubric(self, file: str | None) -> str:
         """Return the rubric's name, or the absolute path of its file: replicas have other working directories."""
         name = self.rubric or ("correctness" if file is None else "general")
-        return str(Path(name).resolve()) if name not in list_rubrics() else name
+        return str(Path(name).resolve()) if name.endswith(".toml") else name
 
     @property
     def policy_config(self) -> PolicyConfig:

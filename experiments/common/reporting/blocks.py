@@ -44,6 +44,16 @@ class CommandLine:
 
 
 @dataclass(frozen=True)
+class Links:
+    """Links to pages of other runs, relative to this page."""
+
+    lead: str
+    links: Sequence[tuple[str, str]]
+    """Address and text of each link."""
+    template: ClassVar[str] = "links"
+
+
+@dataclass(frozen=True)
 class Progress:
     """Bar of a run: rows that are done, that failed, and all."""
 
@@ -156,7 +166,7 @@ class ItemList:
         return names.index(item.status) if item.status in names else MAX_FILTERS
 
 
-PageBlock = Block | Cards | CommandLine | Progress | Chart | Fold | ItemList
+PageBlock = Block | Cards | CommandLine | Links | Progress | Chart | Fold | ItemList
 
 
 @dataclass(frozen=True)

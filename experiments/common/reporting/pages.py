@@ -15,6 +15,7 @@ _STUDIES = "flex_judge.experiments.studies"
 WRITERS = {
     "demo": f"{_REPORT}.run:write_demo_page",
     "eval": f"{_REPORT}.unfinished:write_evaluation_page",
+    "suite": "flex_judge.experiments.commands.eval.suite_page:write_suite_page",
     "best-of-n": f"{_REPORT}.data_runs:write_best_of_n_page",
     "preferences": f"{_REPORT}.data_runs:write_preferences_page",
     "curate": f"{_REPORT}.curation:write_page",

@@ -55,7 +55,8 @@ def print_table(table: Table) -> None:
 
 def _name_width(table: Table) -> int:
     """Return the column width, up to 30 characters, that keeps row names on one line in a narrow terminal."""
-    return min(30, max((len(format_cell(row[0])) for row in table.rows if row), default=0))
+    lines = [line for row in table.rows if row for line in format_cell(row[0]).splitlines()]
+    return min(30, max(map(len, lines), default=0))
 
 
 def print_run(title: str, summary: Mapping[str, Any], *groups: Iterable[TableRow]) -> None:

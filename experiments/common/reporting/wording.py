@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from flex_judge.alignment.reporting.model import name_option as name_option
 from flex_judge.judges.models.embedded import BASE
 
 STATUS_WORDS = {
@@ -40,17 +41,6 @@ def format_percent(share: float) -> str:
 def format_count(number: int, noun: str) -> str:
     """Format a number with its noun, which must have a regular plural: `1 prompt`, `1,024 prompts`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def name_option(index: int) -> str:
-    """Name a response by a letter: `A` for index 0, `B` for 1, `AA` after `Z`.
-
-    Example:
-        >>> name_option(27)
-        'AB'
-    """
-    rest, letter = divmod(index, 26)
-    return (name_option(rest - 1) if rest else "") + chr(ord("A") + letter)
 
 
 def format_duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from curating import read, written
 from eval_command import JUDGE, Run
 from served import ServedJudge, served
 
-import flex_judge.experiments.commands.eval.run as eval_run
+import flex_judge.experiments.commands.eval.engines as eval_engines
 import flex_judge.experiments.commands.judge.run as judge_run
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.flags import make_config
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (judge_run, eval_run):
+    for module in (judge_run, eval_engines):
         monkeypatch.setattr(module, "load_engine", lambda *_: pytest.fail("started an engine"))
 
 
@@ -105,7 +105,7 @@ def test_benchmark_with_a_service_has_the_metrics_of_a_judge_in_this_process(
 ) -> None:
     file = str(data.write_pandalm(folder))
     local = Run(capfd, "eval", "pandalm", "--data", file, *JUDGE, "--out", "local", "--json").json
-    monkeypatch.setattr(eval_run, "load_engine", lambda *_: pytest.fail("started an engine"))
+    monkeypatch.setattr(eval_engines, "load_engine", lambda *_: pytest.fail("started an engine"))
     remote = Run(capfd, "eval", "pandalm", "--data", file, "--judge-url", service.url, "--out", "remote", "--json")
     assert remote.json["tasks"] == local["tasks"]
     assert remote.json["judge"] == local["judge"]

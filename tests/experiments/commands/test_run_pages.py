@@ -202,6 +202,10 @@ def test_curate_page_has_the_steps_and_the_dropped_rows() -> None:
     html = HtmlPage.load(Path("run/report.html"))
     assert html.cards["Training examples"] == str(sum(summary["samples"]["train"].values()))
     assert html.cards["Usable judgments"] == str(summary["judgments"])
+    html.check_sentences()
+    assert set(summary["winners"]["train"]) <= {"A", "B", "tie"}
+    for name, number in summary["winners"]["train"].items():
+        assert [f"  training pairs, winner: {name}".strip(), str(number)] in [[c.strip() for c in r] for r in html.rows]
     for step in summary["steps"]:
         assert [f"After {step['step']}", str(step["kept"])] in html.rows
     dropped = read_rows("run/dropped.jsonl")
@@ -251,6 +255,7 @@ def test_best_of_n_page_has_the_figures_of_the_summary() -> None:
             completed.join_table(table, folder.path / f"{table}.jsonl")
         summary = write_summary(folder, completed.report, "answer")
     html = HtmlPage.load(Path("run/report.html"))
+    html.check_sentences()
     assert html.cards["Prompts with a best answer"] == "11 of 12"
     assert html.cards["Prompts without a result"] == "1"
     assert html.cards["Judgments"] == str(summary["judgments"])
@@ -286,6 +291,7 @@ def test_preferences_page_shows_pairs() -> None:
     html = HtmlPage.load(Path("run/report.html"))
     assert (html.cards["Done"], html.cards["Failed"], html.cards["Left"]) == ("11", "1", "0 of 12 prompts")
     pairs = read_rows("run/shards/preferences-000000.jsonl")
+    html.check_sentences()
     text = pairs[0]["chosen"][-1]["content"]
     assert any(text in item and "chosen" in item and "margin" in item for item in html.find_items())
     judgments = read_rows("run/shards/judgments-000000.jsonl")
