@@ -6,9 +6,14 @@ from pathlib import Path
 
 from flex_judge.alignment.reporting.model import Note
 from flex_judge.experiments.commands.eval.suite_table import build_suite_table, list_remarks
-from flex_judge.experiments.common.reporting.blocks import Card, Cards, CommandLine, Links, Page, PageBlock, PageSection
+from flex_judge.experiments.common.reporting.blocks import Card, Cards, Links, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.html import write_page
-from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_settings_section
+from flex_judge.experiments.common.reporting.runs import (
+    PAGE,
+    RunRecord,
+    build_resuming_command,
+    build_settings_section,
+)
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.io.jsonl import read_object
 
@@ -38,7 +43,7 @@ def write_suite_page(record: RunRecord) -> Path:
     if record.summary is None:
         intro.insert(0, "This run is not finished. The table has the benchmarks that are done so far.")
         if record.command:
-            intro.append(CommandLine(record.command, "This command resumes it, from the same working directory:"))
+            intro.append(build_resuming_command(record))
     links = [(f"{name}/{PAGE}", name) for name in entries if (folder / name / PAGE).is_file()]
     sections = [PageSection("Results", [build_suite_table(summary)])]
     if links:
