@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import httpx
 import pytest
 from examples import curated
 from processes import run_command
-from served import free_port
+from scripts import SETTINGS, fair_judge
+from served import free_port, served
 from sft_command import HERE, SEEN, tensors
 from stopping import StoppableCommand, start_command
 from tiny_models import tiny_llama
 
+from flex_judge.judges import FlexJudge
+from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.io.jsonl import write_rows
+from flex_judge.judges.models.profiles import PROFILES
 
 pytestmark = pytest.mark.slow
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -133,18 +138,13 @@ def read_losses(out: Path) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp_path: Path) -> None:
-    base, data = tiny_llama(tmp_path / "base"), curated(tmp_path / "data")
-    flags = [*HERE, *SEEN, "--logging_steps", "1", "--data_seed", "1", "--eval_strategy", "no"]
-    flags += ["--max_steps", "40", "--save_strategy", "steps", "--save_steps", "25"]
-    command = ["sft", str(data), "--model_name_or_path", str(base), *flags]
-    if ranks > 1:
-        config = tmp_path / "accelerate.yaml"
-        config.write_text(TWO_RANKS)
-        command += ["--accelerate_config", str(config)]
-    out = tmp_path / "stopped"
-    with start_command([*command, "--output_dir", str(out)], tmp_path / "output") as running:
+STEPS = ("--logging_steps", "1", "--max_steps", "40", "--save_strategy", "steps", "--save_steps", "25")
+
+
+def check_stopped_training(command: Sequence[str], folder: Path) -> Path:
+    """Stop a training of 40 steps after its checkpoint of step 25 and resume it; returns its folder."""
+    out = folder / "stopped"
+    with start_command([*command, "--output_dir", str(out)], folder / "output") as running:
         running.wait_until((out / "checkpoint-25" / "trainer_state.json").exists)
         running.send(TERM)
         assert running.wait() == 130
@@ -153,8 +153,43 @@ def test_stopped_training_saves_a_checkpoint_and_resumes_exactly(ranks: int, tmp
     assert len(steps) == 2
     assert 25 < steps[-1] < 40
     run_to_end(*command, "--output_dir", str(out))
-    run_to_end(*command, "--output_dir", str(tmp_path / "uninterrupted"))
-    assert read_losses(out) == read_losses(tmp_path / "uninterrupted")
-    stopped, uninterrupted = tensors(out), tensors(tmp_path / "uninterrupted")
+    assert len(read_losses(out)) == 40
+    return out
+
+
+def check_stopped_training_is_exact(command: Sequence[str], folder: Path) -> None:
+    """Check that a training that was stopped gives the weights of one that was not."""
+    out = check_stopped_training(command, folder)
+    run_to_end(*command, "--output_dir", str(folder / "uninterrupted"))
+    assert read_losses(out) == read_losses(folder / "uninterrupted")
+    stopped, uninterrupted = tensors(out), tensors(folder / "uninterrupted")
     assert stopped.keys() == uninterrupted.keys()
     assert all(bool((stopped[name] == uninterrupted[name]).all()) for name in stopped)
+
+
+def test_stopped_training_of_a_judge_on_two_ranks_resumes_exactly(tmp_path: Path) -> None:
+    base, data = tiny_llama(tmp_path / "base"), curated(tmp_path / "data")
+    config = tmp_path / "accelerate.yaml"
+    config.write_text(TWO_RANKS)
+    flags = [*HERE, *SEEN, *STEPS, "--data_seed", "1", "--eval_strategy", "no", "--accelerate_config", str(config)]
+    check_stopped_training_is_exact(["sft", str(data), "--model_name_or_path", str(base), *flags], tmp_path)
+
+
+def build_policy_flags(folder: Path) -> list[str]:
+    flags = ["--model_name_or_path", str(tiny_llama(folder / "base")), "--held-out-prompts", "0", *STEPS]
+    return [*flags, "--use_cpu", "--bf16", "False", "--dtype", "float32", "--per_device_train_batch_size", "2"]
+
+
+def test_stopped_dpo_resumes_exactly(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    pair = {"chosen": "It is right.", "rejected": "Who knows."}
+    write_rows(rows, [{"prompt": f"What is {n} + 1?", **pair} for n in range(8)])
+    check_stopped_training_is_exact(["dpo", str(rows), *build_policy_flags(tmp_path)], tmp_path)
+
+
+def test_stopped_grpo_resumes(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, [{"prompt": f"What is {n} + 1?"} for n in range(8)])
+    with served(FlexJudge(ScriptedEngine(fair_judge, profile=PROFILES["flex-vl"]), SETTINGS)) as service:
+        flags = ["--judge-url", service.url, "--num_generations", "2", "--max_completion_length", "4"]
+        check_stopped_training(["grpo", str(rows), *build_policy_flags(tmp_path), *flags], tmp_path)

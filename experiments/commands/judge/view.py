@@ -19,7 +19,7 @@ from flex_judge.experiments.commands.judge.run import JudgeableRow, JudgeResult,
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
-from flex_judge.experiments.common.reporting.wording import format_count
+from flex_judge.experiments.common.reporting.wording import format_count, name_option
 from flex_judge.experiments.common.stop_state import RESUME
 from flex_judge.experiments.common.stopping import describe_stop
 from flex_judge.judges.errors import UsageError
@@ -185,7 +185,7 @@ def print_judgment(comparison: Comparison, judgment: Judgment) -> None:
     for i, response in enumerate(comparison.responses):
         mark = "→ " if judgment.preferred == i else ""
         scores = [_format_score(values, i) for values in (judgment.scores, judgment.expected_scores, judgment.spread)]
-        rows.append((f"{mark}{i + 1}", _shorten_content(response), *scores))
+        rows.append((f"{mark}{name_option(i)}", _shorten_content(response), *scores))
     columns = ("", "response", "score", "expected", "spread")
     print_table(Table(columns, rows, f"{judgment.model}, rubric {comparison.rubric}", text_columns=2))
     console = open_console()
@@ -201,8 +201,9 @@ def _describe_vote(vote: Verdict) -> str:
         text = f"{vote.status}: {vote.detail}"
     else:
         text = vote.choice or f"scores {', '.join(f'{s:g}' for s in vote.scores)}"
-    if vote.order != tuple(sorted(vote.order)):
-        text += f", read as {', '.join(str(i + 1) for i in vote.order)}"
+    if len(vote.order) > 1:
+        # The reasoning names the responses by their place in the prompt.
+        text += "".join(f", Assistant {place} is {name_option(i)}" for place, i in enumerate(vote.order, 1))
     if vote.num_waits:
         text += f", reasoning extended with Wait {format_count(vote.num_waits, 'time')}"
     if vote.forced_answer:
@@ -259,7 +260,7 @@ def _describe_outcome(comparison: Comparison, judgment: Judgment) -> str:
         return f"Score {judgment.scores[0]:g}."
     if judgment.choice:
         return f"Verdict [[{judgment.choice}]]."
-    return "A tie." if judgment.preferred is None else f"Response {judgment.preferred + 1} is better."
+    return "A tie." if judgment.preferred is None else f"Response {name_option(judgment.preferred)} is better."
 
 
 def _format_score(values: tuple[float, ...] | None, i: int) -> str:

@@ -82,10 +82,10 @@ def test_prints_scores_outcome_and_reasoning_of_one_comparison(
     run = Run(capfd, *PAIR, "--order", "both")
     assert run.status == 0
     assert "rubric general" in run.out
-    assert "Response 1 is better" in run.out or "Response 2 is better" in run.out
+    assert "Response A is better" in run.out or "Response B is better" in run.out
     assert "I look at: It is 5. and It is 6." in run.out
     assert "Vote 2: scores" in run.out
-    assert "read as 2, 1" in run.out
+    assert "Assistant 1 is B, Assistant 2 is A" in " ".join(run.out.split())
     assert "judging" not in run.out
     assert "judging" in run.err
     assert not list_files()
