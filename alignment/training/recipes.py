@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
-from flex_judge.judges.rubrics import load_rubric
+from flex_judge.judges.rubrics import load_rubric, set_rubric_source
 from flex_judge.reward.types import Normalization, RewardKind, RewardSpec
 
 TASK = "task"
@@ -106,6 +106,8 @@ class PolicyRecipe:
             raise UsageError("--held-out-answer: names a column of a file; give the file with --held-out")
         if self.judge_url is not None:
             RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
+        else:
+            set_rubric_source(None)  # not those of the service of an earlier recipe
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:
