@@ -23,10 +23,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+SMALL = ("--prompts", "8", "--samples", "6", "--replicas", "2")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    run_flex_judge("demo", "--out", str(folder), "--prompts", "8", "--samples", "6")
+    run_flex_judge("demo", "--out", str(folder), *SMALL)
     return folder
 
 
@@ -56,7 +59,7 @@ def test_demo_writes_all_results(run: Path) -> None:
 @pytest.mark.slow
 def test_second_run_judges_nothing_again(run: Path) -> None:
     mtimes = {p.name: p.stat().st_mtime_ns for p in run.glob("*s.jsonl")}
-    process = run_flex_judge("demo", "--out", str(run), "--prompts", "8", "--samples", "6")
+    process = run_flex_judge("demo", "--out", str(run), *SMALL)
     assert "nothing is sampled or judged again" in process.stderr
     journals = ("completions.jsonl", "judgments.jsonl")
     assert all((run / name).stat().st_mtime_ns == mtimes[name] for name in journals)

@@ -31,6 +31,7 @@ from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import run_async
 from flex_judge.judges.concurrency import gather_all
 from flex_judge.judges.engines import MODEL_ENGINES, resolve_engine
+from flex_judge.judges.engines.hardware import count_cpus
 from flex_judge.judges.io.jsonl import Journal
 from flex_judge.judges.models import identify_model
 from flex_judge.judges.models.embedded import BASE, JUDGE
@@ -52,7 +53,9 @@ class DemoConfig:
     engine: str = setting(
         "auto", "Engine of the models; auto is vllm where installed", choices=("auto", *MODEL_ENGINES)
     )
-    replicas: PositiveInt = setting(2, "Number of judge replicas", metavar="N")
+    replicas: PositiveInt | None = setting(
+        None, "Number of judge replicas (default: 2; 1 on a machine of fewer than 4 processors)", metavar="N"
+    )
     seed: NonNegativeInt = setting(0, "Seed of questions, samples and random tie-breaks", metavar="N")
     address: str | None = setting(
         None, "Join the Ray cluster at this host:port, or auto, instead of starting one", metavar="HOST:PORT"
@@ -73,6 +76,11 @@ class DemoConfig:
         }
 
     @property
+    def num_replicas(self) -> int:
+        """Number of judge replicas; a second one on few processors would only make the start longer."""
+        return self.replicas or (2 if self.address or count_cpus() >= 4 else 1)
+
+    @property
     def data_flags(self) -> DataFlags:
         """Equivalent settings of a run over prompts; judging is greedy, so that repeated runs give the same scores."""
         return make_config(
@@ -90,7 +98,7 @@ class DemoConfig:
             temperature=0.0,
             top_p=1.0,
             seed=self.seed,
-            replicas=self.replicas,
+            replicas=self.num_replicas,
             address=self.address,
             start_timeout_s=self.start_timeout_s,
         )
@@ -122,7 +130,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
         stored = JudgmentStore(samples, judgments)
         # The tables are written only at the end, so that a killed demo has no partial one.
         best, preferences = run_async(_run_steps(config, run, rows, samples, stored))
-        return write_results(run, best, preferences, samples, stored, config.replicas)
+        return write_results(run, best, preferences, samples, stored, config.num_replicas)
 
 
 async def _run_steps(
@@ -139,7 +147,7 @@ async def _run_steps(
             return await _run_plans(config, rows, samples, judgments)
         engine = resolve_engine(config.engine)
         # On a joined cluster the engines run on other machines.
-        local_engines = 0 if config.address else config.replicas + 1
+        local_engines = 0 if config.address else config.num_replicas + 1
         check_memory(estimate_memory_gib(engine, local_engines), f"a demo with {engine}")
         async with RunServices(config.data_flags, run, console, progress).start() as (policy, judge):
             policy_client, ask_judge = await ServedModels(policy, judge).open()

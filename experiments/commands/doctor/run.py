@@ -142,7 +142,7 @@ def check_cpu(name: str) -> Check:
 
 def check_memory(name: str) -> Check:
     """Check that the default demo fits into memory; if it does not, suggest the smallest demo if that fits."""
-    free, engine, replicas = measure_available_memory() / GIB, resolve_engine("auto"), DemoConfig().replicas
+    free, engine, replicas = measure_available_memory() / GIB, resolve_engine("auto"), DemoConfig().num_replicas
     # One engine more than there are replicas: the policy takes as much memory as a judge.
     default_gib = estimate_memory_gib(engine, replicas + 1)
     smallest_gib = estimate_memory_gib("transformers", 1 + 1)
