@@ -203,11 +203,15 @@ def test_rejects_an_old_python(
     assert run_doctor(capsys)[0] == 1
 
 
-def test_too_little_memory_suggests_a_demo_that_fits(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("cpus", "replicas"), [(2, "1 replica"), (4, "2 replicas")])
+def test_too_little_memory_suggests_a_demo_that_fits(
+    cpus: int, replicas: str, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine.set_memory(5)
+    monkeypatch.setattr("flex_judge.experiments.commands.demo.run.count_cpus", lambda: cpus)
     check = run_check("memory")
     assert (check.status, check.fix) == ("warn", "uv run flex-judge demo --engine transformers --replicas 1")
-    assert check.detail.startswith("5.0 GiB free; the demo with 2 replicas on vllm needs ")
+    assert check.detail.startswith(f"5.0 GiB free; the demo with {replicas} on vllm needs ")
     assert run_doctor(capsys) == (1, "The demo cannot run here yet; fix 1 problem (above): memory")
     machine.set_memory(0.5)
     assert "demo" not in run_check("memory").fix

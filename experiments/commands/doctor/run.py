@@ -22,6 +22,7 @@ import flex_judge
 from flex_judge.experiments.commands.demo.run import DemoConfig, estimate_memory_gib
 from flex_judge.experiments.commands.doctor.view import print_checks, print_json
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
+from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.engines import resolve_engine
 from flex_judge.judges.engines.hardware import (
     GIB,
@@ -149,7 +150,7 @@ def check_memory(name: str) -> Check:
     small_demo = _build_command("demo --engine transformers --replicas 1")
     fix = small_demo if free >= smallest_gib else "ps aux --sort=-rss | head"
     amount = f"{free:.1f} GiB" if measure_available_memory() < sys.maxsize else "an unknown amount"
-    detail = f"{amount} free; the demo with {replicas} replicas on {engine} needs {default_gib:.1f} GiB"
+    detail = f"{amount} free; the demo with {format_count(replicas, 'replica')} on {engine} needs {default_gib:.1f} GiB"
     return _make_check(name, free >= default_gib, detail, fix)
 
 
