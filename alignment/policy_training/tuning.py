@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from flex_judge.judges.models.checkpoints import open_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainerState
     from trl import DPOConfig, GRPOConfig, ModelConfig
 
     from flex_judge.alignment.policy_training.data import PolicyTrainingData
@@ -144,7 +145,38 @@ def tune_grpo(
     """
     from trl import GRPOTrainer
 
-    _tune_with_trainer(GRPOTrainer, model, args, rows, reward_funcs=reward, callbacks=callbacks)
+    # The class is created here, because importing TRL at module level takes seconds.
+    trainer = type(GRPOTrainer.__name__, (_OrderByEpochMixin, GRPOTrainer), {})
+    _tune_with_trainer(trainer, model, args, rows, reward_funcs=reward, callbacks=callbacks)
+
+
+class _OrderByEpochMixin:
+    """Trainer whose order of prompts depends only on seed and epoch.
+
+    TRL draws the orders of all epochs from one generator, and a resumed run would draw the first one again: it would
+    train on some prompts of its epoch twice, and on others not at all.
+    """
+
+    state: TrainerState
+
+    def _get_train_sampler(self, *args: Any) -> _EpochSampler:
+        sampler = super()._get_train_sampler(*args)  # type: ignore[misc] # a method of TRL's trainer
+        return _EpochSampler(sampler, lambda: int(self.state.epoch or 0))
+
+
+class _EpochSampler:
+    """Sampler of TRL (`trl.trainer.utils.RepeatSampler`) that is seeded anew for each epoch."""
+
+    def __init__(self, sampler: Any, get_epoch: Callable[[], int]) -> None:
+        self._sampler, self._get_epoch = sampler, get_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self._sampler.shuffle:
+            self._sampler.generator.manual_seed(self._sampler.seed + self._get_epoch())
+        yield from self._sampler
+
+    def __len__(self) -> int:
+        return len(self._sampler)
 
 
 def check_grpo_policy(policy: str) -> None:
@@ -173,7 +205,6 @@ def _tune_with_trainer(kind: type[Any], model: ModelConfig, args: Any, rows: Dat
     from trl import get_peft_config, get_quantization_config
 
     trainer = build_trainer(
-        # The class is created here, because importing TRL at module level takes seconds.
         type(kind.__name__, (FamilyWeightsMixin, kind), {}),
         model=model.model_name_or_path,
         args=_add_model_settings(args, model),

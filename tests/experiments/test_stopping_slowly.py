@@ -141,9 +141,9 @@ def read_losses(out: Path) -> list[float]:
 STEPS = ("--logging_steps", "1", "--max_steps", "40", "--save_strategy", "steps", "--save_steps", "25")
 
 
-def check_stopped_training(command: Sequence[str], folder: Path) -> Path:
-    """Stop a training of 40 steps after its checkpoint of step 25 and resume it; returns its folder."""
-    out = folder / "stopped"
+def check_stopped_training(command: Sequence[str], folder: Path) -> None:
+    """Stop a training of 40 steps after its checkpoint of step 25, and compare the resumed one."""
+    out, uninterrupted = folder / "stopped", folder / "uninterrupted"
     with start_command([*command, "--output_dir", str(out)], folder / "output") as running:
         running.wait_until((out / "checkpoint-25" / "trainer_state.json").exists)
         running.send(TERM)
@@ -153,18 +153,11 @@ def check_stopped_training(command: Sequence[str], folder: Path) -> Path:
     assert len(steps) == 2
     assert 25 < steps[-1] < 40
     run_to_end(*command, "--output_dir", str(out))
-    assert len(read_losses(out)) == 40
-    return out
-
-
-def check_stopped_training_is_exact(command: Sequence[str], folder: Path) -> None:
-    """Check that a training that was stopped gives the weights of one that was not."""
-    out = check_stopped_training(command, folder)
-    run_to_end(*command, "--output_dir", str(folder / "uninterrupted"))
-    assert read_losses(out) == read_losses(folder / "uninterrupted")
-    stopped, uninterrupted = tensors(out), tensors(folder / "uninterrupted")
-    assert stopped.keys() == uninterrupted.keys()
-    assert all(bool((stopped[name] == uninterrupted[name]).all()) for name in stopped)
+    run_to_end(*command, "--output_dir", str(uninterrupted))
+    assert read_losses(out) == read_losses(uninterrupted)
+    weights, expected = tensors(out), tensors(uninterrupted)
+    assert weights.keys() == expected.keys()
+    assert all(bool((weights[name] == expected[name]).all()) for name in weights)
 
 
 def test_stopped_training_of_a_judge_on_two_ranks_resumes_exactly(tmp_path: Path) -> None:
@@ -172,7 +165,7 @@ def test_stopped_training_of_a_judge_on_two_ranks_resumes_exactly(tmp_path: Path
     config = tmp_path / "accelerate.yaml"
     config.write_text(TWO_RANKS)
     flags = [*HERE, *SEEN, *STEPS, "--data_seed", "1", "--eval_strategy", "no", "--accelerate_config", str(config)]
-    check_stopped_training_is_exact(["sft", str(data), "--model_name_or_path", str(base), *flags], tmp_path)
+    check_stopped_training(["sft", str(data), "--model_name_or_path", str(base), *flags], tmp_path)
 
 
 def build_policy_flags(folder: Path) -> list[str]:
@@ -184,12 +177,13 @@ def test_stopped_dpo_resumes_exactly(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     pair = {"chosen": "It is right.", "rejected": "Who knows."}
     write_rows(rows, [{"prompt": f"What is {n} + 1?", **pair} for n in range(8)])
-    check_stopped_training_is_exact(["dpo", str(rows), *build_policy_flags(tmp_path)], tmp_path)
+    check_stopped_training(["dpo", str(rows), *build_policy_flags(tmp_path)], tmp_path)
 
 
-def test_stopped_grpo_resumes(tmp_path: Path) -> None:
+def test_stopped_grpo_resumes_exactly(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"prompt": f"What is {n} + 1?"} for n in range(8)])
+    # It stops in the second epoch, whose order is not that of the first.
+    write_rows(rows, [{"prompt": f"What is {n} + 1?"} for n in range(16)])
     with served(FlexJudge(ScriptedEngine(fair_judge, profile=PROFILES["flex-vl"]), SETTINGS)) as service:
         flags = ["--judge-url", service.url, "--num_generations", "2", "--max_completion_length", "4"]
         check_stopped_training(["grpo", str(rows), *build_policy_flags(tmp_path), *flags], tmp_path)
