@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flex_judge.alignment.reporting.model import Note
-from flex_judge.experiments.commands.eval.suite_table import build_suite_table, list_remarks
+from flex_judge.experiments.commands.eval.suite_table import build_published_table, build_suite_table, list_remarks
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Links, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.runs import (
@@ -46,6 +46,9 @@ def write_suite_page(record: RunRecord) -> Path:
             intro.append(build_resuming_command(record))
     links = [(f"{name}/{PAGE}", name) for name in entries if (folder / name / PAGE).is_file()]
     sections = [PageSection("Results", [build_suite_table(summary)])]
+    others = build_published_table(summary)
+    if others.rows:
+        sections.append(PageSection("Other published results", [others]))
     if links:
         lead = f"{format_count(len(links), 'page')} with groups, calibration, biases and judgments:"
         sections.append(PageSection("Benchmarks", [Links(lead, links)]))

@@ -84,8 +84,7 @@ def _read_estimate(estimate: Mapping[str, Any]) -> dict[str, Any]:
 def build_suite_table(summary: Mapping[str, Any]) -> Table:
     """Build the table of a suite for a page, with a column for each judge of the paper."""
     rows: Sequence[Mapping[str, Any]] = summary["rows"]
-    judges = dict.fromkeys(result["judge"] for row in rows for result in row["published"])
-    columns = [judge for judge in judges if judge.startswith(PAPER_JUDGES)]
+    columns = _list_paper_judges(summary)
     makers = ["as the makers count"] if any(_is_counted_otherwise(row) for row in rows) else []
     titles = ["benchmark", "task", "metric", "this run", *makers, "95 % interval", "items", "without verdict", *columns]
     table_rows: list[TableRow] = []
@@ -95,9 +94,28 @@ def build_suite_table(summary: Mapping[str, Any]) -> Table:
         cells += [_format_interval(row), _count(row["items"]), _count(row["without_verdict"])]
         figures = {result["judge"]: result["value"] for result in row["published"]}
         cells += [str(as_number(figures.get(judge), digits=4)) for judge in columns]
-        table_rows.append((*cells, _list_figures(row, columns)))
-    titles.append("other published results" if columns else "published")
+        table_rows.append(tuple(cells))
     return Table(titles, table_rows, note=TABLE_NOTE, text_columns=3)
+
+
+def build_published_table(summary: Mapping[str, Any]) -> Table:
+    """Build the table of published results that have no column in the table of the suite."""
+    columns = _list_paper_judges(summary)
+    rows: list[TableRow] = [
+        (
+            *(row["benchmark"], row["task"], get_metric_title(row["metric"])),
+            *(result["judge"], result["source"], str(as_number(result["value"], digits=4))),
+        )
+        for row in summary["rows"]
+        for result in row["published"]
+        if result["judge"] not in columns
+    ]
+    return Table(("benchmark", "task", "metric", "judge", "source", "result"), rows, text_columns=5)
+
+
+def _list_paper_judges(summary: Mapping[str, Any]) -> list[str]:
+    judges = dict.fromkeys(result["judge"] for row in summary["rows"] for result in row["published"])
+    return [judge for judge in judges if judge.startswith(PAPER_JUDGES)]
 
 
 def build_narrow_table(summary: Mapping[str, Any], width: int) -> Table:
@@ -121,11 +139,8 @@ def build_narrow_table(summary: Mapping[str, Any], width: int) -> Table:
     )
 
 
-def _list_figures(row: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    figures = [
-        f"{result['judge']} {result['value']:.4f}" for result in row["published"] if result["judge"] not in without
-    ]
-    return ", ".join(figures) or "–"
+def _list_figures(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{result['judge']} {result['value']:.4f}" for result in row["published"]) or "–"
 
 
 def _format_interval(row: Mapping[str, Any]) -> str:
