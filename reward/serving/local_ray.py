@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMESPACE = "flex-judge"
 OBJECT_STORE_BYTES = 256 << 20  # requests are small, and Ray's default would reserve a third of the memory
 START_POLL_S, MIN_TRY_S = 0.5, 60.0
+NICENESS_VARIABLE = "RAY_worker_niceness"
 GCS_WAIT_VARIABLE = "RAY_gcs_server_port_wait_time_s"
 SPARE_CPUS = 2
 """CPUs of a local Ray beyond those of the machine. Replicas reserve all of the latter, and other commands that join the
@@ -38,6 +39,9 @@ def start_ray(ray_module: ray, timeout_s: float) -> None:  # type: ignore[valid-
         ClusterError: it did not start in time.
     """
     deadline = time.monotonic() + timeout_s
+    # Ray's own default gives its workers the lowest priority but four: beside other work on the machine, judges would
+    # get almost no time, and nothing would ever be ready.
+    os.environ.setdefault(NICENESS_VARIABLE, "0")
     while True:
         try:
             # A start that hangs is tried again while there is time; a slow one needs more than Ray's 30 s.

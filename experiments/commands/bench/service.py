@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import statistics
 import time
@@ -45,9 +44,6 @@ from flex_judge.reward.serving.service import HttpAddress, JudgeService, Service
 GOAL = 0.9
 """Minimum of the time of `LLM.generate` over the time of the service."""
 REPLICAS = (1, 2, 4, 8)
-WORKER_NICENESS = 15
-"""Niceness that Ray gives its workers. `LLM.generate` runs with the same, else Ray's processes would slow only one
-side."""
 SCRIPT = "flex_judge.experiments.commands.bench.service:answer_at_once"
 
 
@@ -137,7 +133,6 @@ async def _measure_passes(
     """Measure the seconds of each pass through the service and with `LLM.generate`."""
     from vllm import LLM
 
-    os.nice(max(0, WORKER_NICENESS - os.nice(0)))
     llm = LLM(**engine_args)
     async with _run_service(config) as (_, client):
         times = []

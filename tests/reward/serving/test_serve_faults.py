@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_lint import find_problems, list_values
 from scripts import SETTINGS, fair_judge
@@ -56,6 +57,11 @@ def make_comparisons(prompts: int, candidates: int) -> list[Comparison]:
         for p in range(prompts)
         for c in range(candidates)
     ]
+
+
+def test_replicas_have_the_priority_of_the_command(two_replicas: Serving) -> None:
+    niceness = psutil.Process(two_replicas.process.pid).nice()
+    assert [process.nice() for process in two_replicas.replicas()] == [niceness, niceness]
 
 
 def test_600_requests_while_a_replica_is_killed_three_times(two_replicas: Serving) -> None:
