@@ -108,7 +108,7 @@ class GroupInfo:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the completion was judged in time and in a complete group."""
+        """Whether the group was complete and the completion not late."""
         return self.is_complete and not self.late
 
 
@@ -146,6 +146,11 @@ class Reward:
     """Tokens of those comparisons. Each comparison's tokens are split evenly (rounded down) among its completions."""
     model: str = ""
     """Name and fingerprint of the judge model; empty if there was no judgment."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the completion was judged, or refused as invalid, in time and in a complete group."""
+        return self.group.is_whole and (self.judgments > 0 or self.status == Status.INVALID_INPUT)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to a dict of JSON values."""

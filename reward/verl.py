@@ -152,7 +152,7 @@ async def compute_score(
         "judge_ok": float(result.value is not None),
         "judge_score": math.nan if result.score is None else result.score,
         "judge_expected": math.nan if result.expected is None else result.expected,
-        "judge_whole": float(result.group.is_whole),
+        "judge_whole": float(result.is_whole),
         "judge_status": str(result.status),
     }
 

@@ -100,7 +100,8 @@ def match_replies(path: Path, items: Sequence[Item]) -> dict[str, StoredReplies]
         examples = ", ".join(repr(item.id) for item in items[:3])
         raise UsageError(
             f"{matched_replies[unknown_ids[0]].where}, field 'id': {unknown_ids[0]!r} is no item of the data "
-            f"({len(unknown_ids)} unknown ids); expected ids like {examples}"
+            f"({len(unknown_ids)} unknown ids); expected ids like {examples}; if the replies belong to more data than "
+            "this, name all of them with --data"
         )
     return matched_replies
 

@@ -20,6 +20,8 @@ LINE_INTERVAL_S, JSON_INTERVAL_S = 15.0, 2.0
 """Seconds between two lines of a phase, without a terminal and with --json-progress."""
 RATE_WINDOW_S = 300.0
 """Time over which the rate is measured. Judgments finish in bursts, so a short window would jump."""
+ETA_SHARE, ETA_AFTER_S = 0.1, 60.0
+"""Share of the items of this start, or time, after which a remaining time is shown."""
 BAR_WIDTH, MIN_WIDTH_WITH_BAR = 24, 110
 """Columns of a bar, and of a terminal on which it fits beside the counts."""
 JSON_FLAG = "--json-progress"
@@ -116,8 +118,11 @@ class Phase:
 
     @property
     def eta_s(self) -> float | None:
-        """Estimated seconds until the phase ends."""
+        """Estimated seconds until the phase ends; None at the beginning, when few items say little about the others."""
         if self.total is None or not self.rate or self.is_stopped:
+            return None
+        first = self._history[0][1]
+        if self.elapsed_s < ETA_AFTER_S and self.done - first < ETA_SHARE * (self.total - first):
             return None
         return max(0, self.total - self.done) / self.rate
 
@@ -262,13 +267,8 @@ def _render_line(phase: Phase, width: int) -> str:
     if phase.total and width >= MIN_WIDTH_WITH_BAR:
         filled = round(BAR_WIDTH * min(1.0, phase.done / phase.total))
         line = f"{line:<26} {'━' * filled}{'─' * (BAR_WIDTH - filled)}"
-    counts = phase.describe_counts(short=True)
-    for part in [
-        *counts[:1],
-        _format_seconds(phase.elapsed_s),
-        *counts[1:],
-        phase.waiting_for * (not phase.is_finished),
-    ]:
+    counts, waiting_for = phase.describe_counts(short=True), phase.waiting_for * (not phase.is_finished)
+    for part in [*counts[:1], _format_seconds(phase.elapsed_s), *counts[1:], waiting_for]:
         if part and len(line) + 3 + len(part) <= width:
             line += f" · {part}"
         elif part and part == phase.waiting_for and width - len(line) > 24:

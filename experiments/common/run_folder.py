@@ -115,14 +115,17 @@ class RunFolder:
             if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds files but no run; choose another {self._flag}")
             return
-        if not self._has_results():
-            return  # of a start that failed: whoever mends a setting can use the folder again
+        has_results = self._has_results()
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
             recorded = run["settings"]
+            if not has_results and recorded != self.settings:
+                return  # of a start that failed: whoever mends a setting can use the folder again
             self._state = {name: run[name] for name in ("expected", "command") if name in run}
             self.seconds, self._earlier_seconds = run["seconds"], run["total_seconds"]
         except (ValueError, KeyError, TypeError) as e:
+            if not has_results:
+                return
             raise UsageError(f"{file} is broken; delete {self.path} or choose another {self._flag}") from e
         for name in sorted(set(recorded) | set(self.settings)):
             if recorded.get(name) != self.settings.get(name):

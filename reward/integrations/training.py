@@ -37,7 +37,7 @@ def compute_judge_metrics(rewards: Sequence[Reward], seconds: float) -> dict[str
     count = max(1, len(rewards))
     metrics = {f"status_{status}": sum(r.status == status for r in rewards) / count for status in Status}
     metrics["scored"] = sum(r.value is not None for r in rewards) / count
-    metrics["whole"] = sum(r.group.is_whole for r in rewards) / count
+    metrics["whole"] = sum(r.is_whole for r in rewards) / count
     metrics["latency_s"] = seconds
     for name in ("prompt_tokens", "cached_tokens", "generated_tokens"):
         metrics[name] = sum(getattr(r.usage, name) for r in rewards) / count

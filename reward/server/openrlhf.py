@@ -100,7 +100,7 @@ _METRICS: dict[str, Callable[[Reward], float]] = {
     "judge_comparisons": lambda reward: float(reward.judgments),
     "judge_tokens": lambda reward: float(reward.usage.generated_tokens),
     "judge_group_size": lambda reward: float(reward.group.size),
-    "judge_group_whole": lambda reward: float(reward.group.is_whole),
+    "judge_group_whole": lambda reward: float(reward.is_whole),
 }
 """Logged metrics. Scored and unscored samples have all of them, so that every response has the same names."""
 

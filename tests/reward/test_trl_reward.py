@@ -366,6 +366,7 @@ def test_logs_finite_metrics_with_constant_names(service: FakeService) -> None:
     assert set(well.metrics) - {"helpful/score_mean"} == set(ill.metrics) == set(away.metrics)
     assert all(math.isfinite(value) for log in (well, ill, away) for value in log.metrics.values())
     assert ill.metrics["helpful/status_overlong"] == away.metrics["helpful/status_timeout"] == 1
+    assert (well.metrics["helpful/whole"], away.metrics["helpful/whole"]) == (1, 0)
 
 
 def test_an_outage_costs_one_call_and_the_next_ends_the_run(

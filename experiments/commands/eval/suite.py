@@ -234,7 +234,7 @@ class _SuiteRun:
             "judge": judges[0] if judges else self.config.judge_url or self.config.engine_config.model,
             "replay": list(self.config.replay),
             "out": str(self.out) if self.out else None,
-            "rows": [row for entry in self.entries.values() for row in entry.rows],
+            "rows": [row for entry in self.entries.values() if entry.state != NOT_SELECTED for row in entry.rows],
             "benchmarks": {member: asdict(entry) for member, entry in self.entries.items()},
         }
         if folder:

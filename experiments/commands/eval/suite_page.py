@@ -28,10 +28,11 @@ def write_suite_page(record: RunRecord) -> Path:
     summary = read_object(folder / "summary.json", ("suite", "judge", "rows", "benchmarks"))
     entries = summary["benchmarks"]
     num_done = sum(entry["state"] == "done" for entry in entries.values())
+    num_selected = sum(entry["state"] != "not selected" for entry in entries.values())
     items = sum(entry["items"] for entry in entries.values())
     not_judged = sum(entry["not_judged"] for entry in entries.values())
     cards = [
-        Card("Benchmarks run", f"{num_done} of {len(entries)}", tone="good" if num_done == len(entries) else ""),
+        Card("Benchmarks run", f"{num_done} of {num_selected}", tone="good" if num_done == num_selected else ""),
         Card("Items", f"{items:,}"),
         Card("Items without a judgment", f"{not_judged:,}", tone="bad" if not_judged else "good"),
     ]

@@ -168,7 +168,8 @@ def list_remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     """List why benchmarks and tasks have no figure, items without a judgment, and notes, one per line."""
     for name, entry in summary["benchmarks"].items():
         if entry["state"] != "done":
-            yield describe_state(name, entry)
+            if entry["state"] != "not selected":
+                yield describe_state(name, entry)
             continue
         for row in entry["rows"]:
             if row["reason"]:

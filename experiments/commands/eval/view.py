@@ -45,6 +45,8 @@ METRIC_TITLES = {
     "overall": "overall",
 }
 """Titles of the metrics in tables."""
+MAX_PUBLISHED_COLUMNS = 4
+"""Maximum number of metrics that are columns of a table in the terminal."""
 _MAX_GROUPS = 30  # a terminal table with more groups than this is unreadable; the page has all of them
 _WITHOUT_TIES = {
     "decided": ("accuracy", "agreement"),
@@ -74,7 +76,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
             title = f"overall, by {get_metric_title(name)}"
             console.print(f"{title} (mean of the tasks): {_format_score(summary[name])}")
     if published := build_published_table(summary):
-        print_table(replace(published, title="published results"))
+        print_table(replace(_list_one_by_one(published), title="published results"))
     lines = format_summary_lines(summary)
     if summary["out"]:
         lines.append(f"report: {Path(summary['out']) / 'report.html'}")
@@ -162,6 +164,19 @@ def build_published_table(summary: Mapping[str, Any]) -> Table | None:
     prompts = "The stored replies answer the prompts of their own judge." if summary["replay"] else OUR_PROMPTS
     note = f"Items without a verdict count as wrong if a metric is a share. {prompts}"
     return Table(("", *titles, "source"), rows, note=note, highlight=0)
+
+
+def _list_one_by_one(published: Table) -> Table:
+    """Give each published figure a row of its own if the table has too many columns for a terminal."""
+    _, *metrics, _ = published.columns
+    if len(metrics) <= MAX_PUBLISHED_COLUMNS:
+        return published
+    rows: list[TableRow] = []
+    for place, metric in enumerate(metrics, 1):
+        figures = [(row[0], row[-1], row[place]) for row in published.rows if row and row[place]]
+        rows += [("" if i else metric, *figure) for i, figure in enumerate(figures)]
+        rows.append(RULE)
+    return Table(("metric", "judge", "source", "result"), rows[:-1], note=published.note, text_columns=3)
 
 
 def find_metric(summary: Mapping[str, Any], name: str, by_makers: bool = False) -> float | None:

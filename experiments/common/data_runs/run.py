@@ -18,10 +18,11 @@ from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_r
 from flex_judge.alignment.pipeline.tally import CountedModels, read_counts, remove_counts
 from flex_judge.alignment.pipeline.worker import FAILED_TABLE
 from flex_judge.alignment.policies.config import load_policy
-from flex_judge.experiments.common.console import redirect_libraries
+from flex_judge.experiments.common.console import print_status, redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.services import RunServices
 from flex_judge.experiments.common.progress import Progress
+from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.experiments.common.run_folder import RunFolder
 from flex_judge.experiments.common.stopping import run_async
 from flex_judge.reward.serving.service import ServiceConfig
@@ -131,7 +132,13 @@ class DataRun:
         shard_rows = choose_shard_rows(len(self.source))
         shards = count_shards(len(self.source), shard_rows)
         if pending := list_pending_shards(shard_folder, shards, self.config.retry_rejected):
-            run_async(self._process_shards(shard_folder, shard_rows, pending))
+            try:
+                run_async(self._process_shards(shard_folder, shard_rows, pending))
+            except KeyboardInterrupt:
+                saved = sum_reports(shard_folder.read_reports().values()).rows
+                total = format_count(len(self.source), "prompt")
+                print_status(f"{saved:,} of {total} saved; the same command starts the others again")
+                raise
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
         results = CompletedRun(shard_folder, shard_folder.read_reports())

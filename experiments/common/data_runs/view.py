@@ -11,6 +11,13 @@ from flex_judge.experiments.common.reporting.runs import PAGE
 from flex_judge.experiments.common.reporting.terminal import print_run
 from flex_judge.experiments.common.reporting.wording import format_count
 
+_RIGHT_TITLES = {
+    "chosen": "Pairs whose chosen answer is right",
+    "rejected": "Pairs whose rejected answer is right",
+    "both": "Pairs whose answers are both right",
+    "neither": "Pairs whose answers are both wrong",
+}
+
 
 def print_best_of_n(summary: Mapping[str, Any], out: Path) -> None:
     """Print the summary of a best-of-N run and the paths of its results."""
@@ -64,7 +71,7 @@ def list_preference_rows(summary: Mapping[str, Any]) -> list[TableRow]:
         ("Preference pairs", summary["pairs"]),
         *((f"  no pair: {reason.replace('_', ' ')}", n) for reason, n in summary["dropped"].items()),
         *((f"Judgments {status.replace('_', ' ')}", n) for status, n in summary["judgments"].items()),
-        *((f"Pairs with a correct {name} answer", n) for name, n in (summary["right"] or {}).items()),
+        *((_RIGHT_TITLES[name], n) for name, n in (summary["right"] or {}).items()),
     ]
 
 

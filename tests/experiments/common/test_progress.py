@@ -94,6 +94,22 @@ def test_rate_and_remaining_time_count_only_this_start(monkeypatch: pytest.Monke
     assert phase.rate is None
 
 
+def test_no_remaining_time_is_shown_from_the_first_few_of_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    phase = Phase("judging", total=200)
+    now = 120.0
+    phase.advance(8)
+    assert phase.eta_s is None
+    now = 140.0
+    phase.advance(12)
+    assert phase.eta_s == 360.0
+    slow = Phase("judging", total=10**6)
+    now = 201.0
+    slow.advance(61)
+    assert slow.eta_s == 10**6 - 61
+
+
 def test_the_history_of_many_judgments_stays_small() -> None:
     phase = Phase("judging", total=10**6)
     for _ in range(5000):
