@@ -20,8 +20,8 @@ FindFunction = Callable[[Comparison, float], Awaitable[Judgment | None]]
 VICTIM_WINDOW_S = 0.3
 """Seconds for counting the victims of one death; their errors arrive within moments of each other."""
 MAX_ISOLATED = 8
-"""Number of victims up to which they are tried again one at a time. More of them are sent again together, because that
-would take long after the usual cause, a machine that fails."""
+"""Number of victims, of all deaths at about the same time, up to which they are tried again one at a time. More of them
+are sent again together, because that would take long after the usual cause, a machine that fails."""
 MAX_DEATHS = 3
 """Deaths of replicas after which a comparison is not tried again, however many other suspects died with it."""
 log = logging.getLogger(__name__)
@@ -99,9 +99,11 @@ class Dispatcher:
                 if not is_isolated:
                     return await self._send_in_slot(comparison)
                 async with self._isolation:
-                    return await self._send_in_slot(comparison)
+                    # Without a slot, for which it would wait behind all others; only one is sent at a time.
+                    return await self._send(comparison)
             except ReplicaDiedError as error:
                 death = await self._count_victims(error, is_suspect=deaths > 0)
+            num_victims = sum(recent.victims for recent in self._deaths.values())
             if self._find_judgment is not None:
                 judgment = await self._find_judgment(comparison, time.monotonic() - sent_at)
                 if judgment is not None:
@@ -110,7 +112,7 @@ class Dispatcher:
                 deaths += 1
                 if deaths == MAX_DEATHS or (is_isolated and death.suspects == 1):
                     return _give_up(comparison, deaths)
-                is_isolated = deaths > 1 or death.victims <= MAX_ISOLATED
+                is_isolated = deaths > 1 or num_victims <= MAX_ISOLATED
             self._metrics.record_retry()
 
     async def _send_in_slot(self, comparison: Comparison) -> Judgment:

@@ -101,6 +101,32 @@ async def test_a_killer_takes_down_few_replicas_whatever_its_company(company: in
     assert replicas.judged == dict.fromkeys(names[1:], 1)
 
 
+async def test_a_few_victims_do_not_wait_behind_the_queue_again() -> None:
+    replicas = Replicas(count=1)
+    dispatcher = Dispatcher(replicas.send, max_requests=2)
+    asyncio.get_running_loop().call_later(0.005, replicas.kill, 0)
+    await asyncio.gather(*(dispatcher.judge(comparison(f"c{i}")) for i in range(100)))
+    assert set(replicas.judged.values()) == {1}
+    assert {"c0", "c1"} < set(list(replicas.judged)[:40])
+
+
+async def test_victims_of_several_replicas_are_tried_again_together() -> None:
+    replicas, max_running = Replicas(count=4), 0
+
+    async def send(c: Comparison) -> Judgment:
+        nonlocal max_running
+        if replicas.deaths:
+            max_running = max(max_running, 1 + sum(len(futures) for _, futures in replicas.running))
+        return await replicas.send(c)
+
+    for place in range(4):
+        asyncio.get_running_loop().call_later(0.005, replicas.kill, place)
+    dispatcher = Dispatcher(send, max_requests=1000)
+    judgments = await asyncio.gather(*(dispatcher.judge(comparison(f"c{i}")) for i in range(32)))
+    assert {judgment.status for judgment in judgments} == {Status.OK}
+    assert max_running == 32
+
+
 async def test_new_comparisons_are_not_blamed_for_the_death_of_a_replica_with_suspects() -> None:
     replicas = Replicas(count=1)
     dispatcher = Dispatcher(replicas.send, max_requests=1000)
