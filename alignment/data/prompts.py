@@ -27,8 +27,8 @@ FIELDS = ("prompt", "id", "images", "videos", "audios", "molecules", "tools")
 """Fields of a prompt that can be mapped to other columns."""
 _OWN_FIELDS = ("prompt", "id", "images")
 """Fields with a setting of their own."""
-CHECKED_ROWS = 100
-"""Number of rows in which a mapped column must occur once."""
+CHECKED_ROWS = 10_000
+"""Number of rows in which a mapped column must occur: JSON lines may leave out media that a row does not have."""
 MOLECULES = "molecules"
 """Column with SMILES strings of the molecules in the prompt."""
 
@@ -96,6 +96,8 @@ class PromptColumns:
             if isinstance(row, UsageError):
                 return  # the row may have the column
             existing |= dict.fromkeys(row)
+            if existing.keys() >= set(columns):
+                break
         for column in columns:
             if column not in existing:
                 raise UsageError(f"{source.name}: {describe_missing_column(column, existing)}")

@@ -114,12 +114,16 @@ def find_held_out_file(data: str, held_out: str | None) -> Path | None:
     return path if Path(data).is_dir() and path.is_file() else None
 
 
-def read_training_rows(file: Path, columns: ColumnMapping = NO_MAPPING) -> list[TrainingRow]:
+def read_training_rows(
+    file: Path, columns: ColumnMapping = NO_MAPPING, *, keeps_fields: bool = False
+) -> list[TrainingRow]:
     """Read the rows of a file, folder or data set (see `open_source`), or the error of each row that cannot be read.
 
     Args:
         file: The file, folder or data set.
         columns: Columns that hold fields under other names. Those that the rows do not have are left out.
+        keeps_fields: Whether fields that the rows have under their own names are kept, as in a file of another origin
+            than that for which the columns were named.
 
     Raises:
         UsageError: The file does not exist or is not a table.
@@ -133,7 +137,11 @@ def read_training_rows(file: Path, columns: ColumnMapping = NO_MAPPING) -> list[
     else:
         raise UsageError(f"{file}: no such file; give the folder of a `flex-judge curate` run, or {SOURCE_FORMS}")
     names = {name for _, row in table if not isinstance(row, UsageError) for name in row}
-    present = tuple((field, wanted) for field, wanted in columns.columns if names.intersection(wanted))
+    present = tuple(
+        (field, wanted)
+        for field, wanted in columns.columns
+        if names.intersection(wanted) and not (keeps_fields and field in names)
+    )
     return [row if isinstance(row, UsageError) else read_cells(row) for row in _map_rows(table, ColumnMapping(present))]
 
 

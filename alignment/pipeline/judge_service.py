@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, find_similar_name
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison
@@ -96,8 +95,8 @@ class ServiceRubrics:
         if self._cards is None:
             self._cards = {card["name"]: card for card in self._service.client.rubrics_sync()}
         if name not in self._cards:
-            matches = get_close_matches(name, self._cards, n=1)
-            hint = f" (did you mean {matches[0]!r}?)" if matches else ""
+            similar = find_similar_name(name, self._cards)
+            hint = f" (did you mean {similar!r}?)" if similar else ""
             raise UsageError(
                 f"rubric {name!r} does not exist at {self._service.url}{hint}; the service has "
                 f"{', '.join(self._cards)}; or pass the path of a TOML file"

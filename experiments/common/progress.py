@@ -121,8 +121,8 @@ class Phase:
         """Estimated seconds until the phase ends; None at the beginning, when few items say little about the others."""
         if self.total is None or not self.rate or self.is_stopped:
             return None
-        first = self._history[0][1]
-        if self.elapsed_s < ETA_AFTER_S and self.done - first < ETA_SHARE * (self.total - first):
+        since, first = self._history[0]
+        if time.monotonic() - since < ETA_AFTER_S and self.done - first < ETA_SHARE * (self.total - first):
             return None
         return max(0, self.total - self.done) / self.rate
 

@@ -149,19 +149,24 @@ def check_columns(source: Source, columns: PromptColumns) -> None:
     Raises:
         UsageError: none of the first rows can be read, or a mapped column occurs in none of them.
     """
-    stop = min(len(source), CHECKED_ROWS)
-    # More rows than below, because a medium may be in few of them.
-    table = source.read_range(0, NAMED_ROWS, columns.needs_column)
-    rows = [data for _, data in table if not isinstance(data, UsageError)]
-    names = {name: None for data in rows for name in data}
-    for field, column in columns.list_mapped():
-        # The rows report a missing prompt themselves.
-        if rows and field != "prompt" and column not in names:
+    # The rows report a missing prompt themselves.
+    mapped = {column: field for field, column in columns.list_mapped() if field != "prompt"}
+    names: dict[str, None] = {}
+    count = min(len(source), NAMED_ROWS)
+    for _, data in source.read_range(0, count, columns.needs_column) if mapped else ():
+        if not isinstance(data, UsageError):
+            names |= dict.fromkeys(data)
+        if mapped.keys() <= names.keys():
+            break
+    for column, field in mapped.items():
+        if names and column not in names:
+            place = "" if count == len(source) else f"in its first {count:,} rows "
             raise UsageError(
-                f"--column {field}={column}: {source.name} has no such column; the columns are {', '.join(names)}"
+                f"--column {field}={column}: {source.name} has {place}no such column; the columns are "
+                f"{', '.join(names)}"
             )
     problems = []
-    for row in read_prompts(source, 0, stop, columns):
+    for row in read_prompts(source, 0, min(len(source), CHECKED_ROWS), columns):
         if not isinstance(row, UsageError):
             return
         problems.append(row)

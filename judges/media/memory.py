@@ -52,9 +52,9 @@ def reserve_video_decoder(width: int, height: int, frames_bytes: int = 0) -> Abs
     Args:
         width: width of the frames.
         height: height of the frames.
-        frames_bytes: size of the scaled frames that are kept.
+        frames_bytes: size of the scaled frames. They are in memory twice for a moment, when they are joined.
     """
-    return DECODING.reserve(width * height * VIDEO_BYTES_PER_PIXEL + frames_bytes)
+    return DECODING.reserve(width * height * VIDEO_BYTES_PER_PIXEL + 2 * frames_bytes)
 
 
 def measure_video(count: int, width: int, height: int, name: str) -> int:

@@ -14,13 +14,12 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.errors import UsageError
+from flex_judge.judges.errors import UsageError, find_similar_name
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
 from flex_judge.judges.validation.text_files import read_text
@@ -50,6 +49,7 @@ def set_rubric_source(source: Callable[[str], Rubric] | None) -> None:
     """
     global _source
     _source = source
+    get_rubric.cache_clear()  # it may hold rubrics of an earlier source
 
 
 def list_rubrics() -> list[str]:
@@ -77,8 +77,8 @@ def load_rubric(name: str) -> Rubric:
     if _source is not None and name not in names and not name.endswith(".toml"):
         return _source(name)
     if name not in names and not (name.endswith(".toml") and Path(name).is_file()):
-        close_names = get_close_matches(name, names, n=1)
-        hint = f" (did you mean {close_names[0]!r}?)" if close_names else ""
+        similar = find_similar_name(name, names)
+        hint = f" (did you mean {similar!r}?)" if similar else ""
         raise UsageError(
             f"rubric {name!r} does not exist{hint}; choose one of {', '.join(names)}, or pass the path of a TOML file"
         )

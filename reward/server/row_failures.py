@@ -102,7 +102,7 @@ def try_row(work: Callable[[], T], field: str = "", raises: tuple[type[Exception
     Args:
         work: the work.
         field: field of the row, for errors that name none.
-        raises: types of errors that concern the request. Work on several rows needs them.
+        raises: types of errors that concern the request as a whole, if the work is on several rows.
     """
     try:
         return work()

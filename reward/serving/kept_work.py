@@ -211,9 +211,9 @@ async def find_recent_judgment(store: Any, scope: str, comparison: Comparison, m
 
     Args:
         store: handle of the deployment `KeptWork`.
-        scope: key of the judge's settings.
+        scope: hash of the judge's configuration.
         comparison: the comparison.
-        max_age_s: seconds since it was sent; earlier judgments belong to other requests.
+        max_age_s: seconds since it was sent; earlier judgments are not used.
 
     Returns:
         The judgment; None if there is none, or the store is away.

@@ -68,7 +68,7 @@ class JudgeReplica:
             prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
             request_id: id of the HTTP request, for the log; empty without one.
         """
-        extra = with_fields(request_id=request_id)
+        extra, place = with_fields(request_id=request_id), f"request {request_id}: " if request_id else ""
         key, judgment = "", None
         if self._recorder is not None:
             key = compute_work_key(self._work_scope, comparison.digest)
@@ -77,18 +77,18 @@ class JudgeReplica:
             judgment = await self.judge.ajudge(comparison)
             judgment = replace(judgment, provenance={**judgment.provenance, "replica": self.id})
         except EngineLostError as e:
-            log.error("request %s: the engine is lost, so the replica ends: %s", request_id, e, extra=extra)
+            log.error("%sthe engine is lost, so the replica ends: %s", place, e, extra=extra)
             exit_process_tree()
         except JudgeError:
             raise
         except Exception:
-            log.exception("request %s: a comparison failed", request_id, extra=extra)
+            log.exception("%sa comparison failed", place, extra=extra)
             raise
         finally:
             if self._recorder is not None:
                 self._recorder.record_end(key, judgment)
         if judgment.status == Status.FAILED:
-            log.error("request %s: %s", request_id, judgment.detail, extra=extra)
+            log.error("%s%s", place, judgment.detail, extra=extra)
         return judgment
 
     async def check_health(self) -> None:

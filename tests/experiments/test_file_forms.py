@@ -371,6 +371,11 @@ def test_sft_takes_columns_of_other_names(tmp_path: Path) -> None:
     held_out = [{"question": "2 + 3?", "responses": ["5"], "rubric": "general", "scores": [9]}]
     (tmp_path / "held_out.jsonl").write_text(json.dumps(held_out[0]) + "\n")
     assert read_training_rows(tmp_path / "held_out.jsonl", mapping) == held_out
+    # Those of `curate` have a bare question beside the whole prompt of the judge.
+    curated = [{"question": "2 + 3?", "prompt": message("Judge: 2 + 3?"), "completion": message("9", "assistant")}]
+    (tmp_path / "held_out.jsonl").write_text(json.dumps(curated[0]) + "\n")
+    mapping = ColumnMapping.from_arguments(["prompt=question", "completion=answer"], FIELDS)
+    assert read_training_rows(tmp_path / "held_out.jsonl", mapping, keeps_fields=True) == curated
 
 
 def test_sft_names_a_column_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

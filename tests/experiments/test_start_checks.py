@@ -17,7 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from flex_judge.alignment.data.prompts import PromptColumns
+from flex_judge.alignment.data.sources import open_source
 from flex_judge.experiments.cli import main
+from flex_judge.experiments.common.start_checks import check_columns
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines import ENGINES
 from flex_judge.judges.engines.scripted import ScriptedEngine
@@ -148,6 +151,14 @@ def test_wrong_adapter_and_contradicting_lengths(command: str, capsys: pytest.Ca
     assert "leave no room for a prompt in max_model_len (800)" in run_for_error(
         capsys, build_command(command, *lengths)
     )
+
+
+def test_a_mapped_column_may_be_in_few_rows(tmp_path: Path) -> None:
+    rows = [{"prompt": "Who?"}] * 300 + [{"prompt": "Who?", "clips": ["a.mp4"]}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, columns = open_source(str(tmp_path / "p.jsonl")), PromptColumns.from_arguments(["videos=clips"])
+    check_columns(source, columns)
+    columns.check_columns(source)
 
 
 @pytest.mark.parametrize("command", ["best-of-n", "preferences"])

@@ -87,7 +87,9 @@ class JudgeTraining(TrainingRun):
     def _read_held_out(self, data: str) -> tuple[Path | None, list[TrainingRow]]:
         recipe = self.flags.recipe
         file = None if recipe.held_out_rows == 0 else find_held_out_file(data, recipe.held_out)
-        return file, read_training_rows(file, self.columns)[: recipe.held_out_rows] if file else []
+        if file is None:
+            return None, []
+        return file, read_training_rows(file, self.columns, keeps_fields=True)[: recipe.held_out_rows]
 
     def _load_evaluation(
         self, file: Path | None, rows: Sequence[TrainingRow], renderer: Renderer, train_questions: Collection[str]

@@ -92,7 +92,7 @@ class PolicyTraining(TrainingRun):
         self.data = data.exclude_prompts(held_out_prompts)
         if not len(self.data.rows):
             raise UsageError(f"{data.name}: all rows are held out, none is left for training; lower --held-out-prompts")
-        if not is_named or recipe.rubric is None:
+        if not is_named or self.recipe != recipe:
             self._check_judge(self.recipe, is_evaluated=self.held_out is not None)
         model = flags.model
         if flags.kind.name == "dpo":

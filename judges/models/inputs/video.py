@@ -118,18 +118,23 @@ def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> Sampl
     assert media.fps is not None
     choice = choose_frames(len(media.frames), media.fps, limits)
     sizes: set[tuple[int, int]] = set()
-    scaled: list[NDArray[np.uint8]] = []
-    for image in (decode_image(media.frames[i]) for i in choice.indices):  # only the scaled frames are kept in memory
+    scaled: NDArray[np.uint8] | None = None
+    for place, i in enumerate(choice.indices):  # only the scaled frames are kept in memory
+        image = decode_image(media.frames[i])
         sizes.add(image.size)
-        if len(sizes) == 1:
-            size = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
-            measure_video(len(choice.indices), *size, media.name)
-            scaled.append(np.asarray(resize_image(image, *size)))
+        if len(sizes) > 1:
+            continue
+        width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
+        if scaled is None:
+            measure_video(len(choice.indices), width, height, media.name)
+            scaled = np.empty((len(choice.indices), height, width, 3), np.uint8)
+        scaled[place] = np.asarray(resize_image(image, width, height))
     if len(sizes) > 1:
         raise MediaError(
             f"{media.name}: frames differ in size: {sorted(sizes)} (width, height); scale them to one size"
         )
-    return SampledVideo(np.stack(scaled), choice.fps, choice.notes)
+    assert scaled is not None
+    return SampledVideo(scaled, choice.fps, choice.notes)
 
 
 def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> SampledVideo:
@@ -143,21 +148,21 @@ def _sample_video_file(media: Media, patch: int, limits: MediaLimits) -> Sampled
         with (
             convert_decoder_errors(media.name, media.modality),
             open_stream(media.data, media.name, media.modality) as opened,
+            reserve_video_decoder(*_measure_memory(opened, len(selected), patch, limits)),
         ):
             opened.stream.thread_type = threads
-            with reserve_video_decoder(*_measure_memory(opened, len(selected), patch, limits)):
-                picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
+            picked, decoded_timeline = _pick_frames(opened, selected, patch, limits)
             has_lost_end = decoded_timeline.times[-1] < packet_timeline.times[-1]
             if threads == "AUTO" and (opened.skipped or has_lost_end):
                 # At an error, parallel decoders lose good frames too.
                 timeline, threads = decoded_timeline, "NONE"
                 continue
             opened.check_skipped_packets(decoded_timeline.end - decoded_timeline.times[0])
-        # Packets may hold no frame or several, or have no time stamp. The true times are known only now.
-        true_times, choice = _choose_times(decoded_timeline, limits)
-        if picked.keys() >= set(true_times):
-            notes = opened.describe_skipped_packets() + _describe_lost_start(packet_timeline, decoded_timeline)
-            return SampledVideo(np.stack([picked[time] for time in true_times]), choice.fps, notes + choice.notes)
+            # Packets may hold no frame or several, or have no time stamp. The true times are known only now.
+            true_times, choice = _choose_times(decoded_timeline, limits)
+            if picked.keys() >= set(true_times):
+                notes = opened.describe_skipped_packets() + _describe_lost_start(packet_timeline, decoded_timeline)
+                return SampledVideo(np.stack([picked[time] for time in true_times]), choice.fps, notes + choice.notes)
         timeline = decoded_timeline
     raise MediaError(f"{media.name}: its time stamps change from one reading to the next; convert it")
 

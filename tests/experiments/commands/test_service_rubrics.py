@@ -22,7 +22,7 @@ from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.flags import make_config
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.rubrics import load_rubric, set_rubric_source
+from flex_judge.judges.rubrics import get_rubric, load_rubric, set_rubric_source
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.serving import cluster
 
@@ -143,5 +143,8 @@ def test_workers_know_the_rubrics_of_the_service_and_changed_texts_are_another_r
         rubric = load_rubric("house_style")
         assert (str(rubric.scale), rubric.responses, rubric.name) == ("1-5", (1, 2), "house_style")
         assert "digest" in rubric.criteria
+        assert get_rubric("house_style") == rubric
     finally:
         set_rubric_source(None)
+    with pytest.raises(UsageError, match="does not exist"):
+        get_rubric("house_style")

@@ -108,6 +108,12 @@ def test_no_remaining_time_is_shown_from_the_first_few_of_many_items(monkeypatch
     now = 201.0
     slow.advance(61)
     assert slow.eta_s == 10**6 - 61
+    training = Phase("training", waiting_for="loading the model")
+    now = 300.0
+    training.restart(0, 1000)
+    now = 301.0
+    training.advance()
+    assert training.eta_s is None
 
 
 def test_the_history_of_many_judgments_stays_small() -> None:
