@@ -337,3 +337,6 @@ def test_judge_that_the_data_name_is_checked_before_they_are_tokenized(
     assert "127.0.0.1:9" in run_for_error(capsys, command)
     with pytest.raises(Started):
         main([*command, "--judge", "flex-smollm2-135m"])
+    Path("run/run.json").write_text(json.dumps({"settings": {"judge": "gone", "source": "x"}}))
+    Path("judge.yaml").write_text("max_think_tokens: 64\n")
+    assert "gone" in run_for_error(capsys, [*command, "--judge-config", "judge.yaml", "--rubric", "general"])
