@@ -73,7 +73,7 @@ class ItemBuilder:
             status=status,
             title=find_title(messages) or shorten_line(f"Judgment {row['id']}"),
             outcome=status if is_failed else _describe_scores(row, scores or ()),
-            where=" · ".join(filter(None, (shorten_line(str(row["id"]), 80), str(comparison.get("where") or "")))),
+            where=" · ".join(filter(None, (_name_id(row), str(comparison.get("where") or "")))),
             detail=_describe_problem(row, votes, forced),
             messages=messages,
             responses=responses,
@@ -166,6 +166,11 @@ def _make_messages(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         return [value] if "role" in value or "content" in value else [{"content": [value]}]
     return [{"content": str(value)}]
+
+
+def _name_id(row: Mapping[str, Any]) -> str:
+    # A bare number below a question would look like its answer.
+    return f"id {shorten_line(str(row['id']), 80)}" if row["id"] != "" else ""
 
 
 def find_title(messages: Sequence[ShownMessage]) -> str:
