@@ -139,6 +139,8 @@ class DataRun:
                 total = format_count(len(self.source), "prompt")
                 print_status(f"{saved:,} of {total} saved; the same command starts the others again")
                 raise
+            finally:
+                remove_counts(shard_folder.folder)  # only now, as workers write them until Ray has stopped
         else:
             self.console.print(f"{self.folder.path} is complete: nothing is sampled or judged again", soft_wrap=True)
         results = CompletedRun(shard_folder, shard_folder.read_reports())
@@ -180,11 +182,8 @@ class DataRun:
             retry_rejected=self.config.retry_rejected,
         )
         remove_counts(shard_folder.folder)
-        try:
-            with self.folder.time_phase("work"):
-                await self._follow_job(job, _count_rows(job, pending))
-        finally:
-            remove_counts(shard_folder.folder)
+        with self.folder.time_phase("work"):
+            await self._follow_job(job, _count_rows(job, pending))
 
     async def _follow_job(self, job: Job, pending_rows: int) -> None:
         """Run a job and show its samples, judgments and prompts."""
