@@ -18,7 +18,7 @@ from flex_judge.alignment.pipeline.shards import ShardFolder, ShardReport, sum_r
 from flex_judge.alignment.pipeline.tally import CountedModels, read_counts, remove_counts
 from flex_judge.alignment.pipeline.worker import FAILED_TABLE
 from flex_judge.alignment.policies.config import load_policy
-from flex_judge.experiments.common.console import print_status, redirect_libraries
+from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.data_runs.config import DataFlags
 from flex_judge.experiments.common.data_runs.services import RunServices
 from flex_judge.experiments.common.progress import Progress
@@ -137,7 +137,9 @@ class DataRun:
             except KeyboardInterrupt:
                 saved = sum_reports(shard_folder.read_reports().values()).rows
                 total = format_count(len(self.source), "prompt")
-                print_status(f"{saved:,} of {total} saved; the same command starts the others again")
+                self.console.print(
+                    f"{saved:,} of {total} saved; the same command starts the others again", soft_wrap=True
+                )
                 raise
             finally:
                 remove_counts(shard_folder.folder)  # only now, as workers write them until Ray has stopped
