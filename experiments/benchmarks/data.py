@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.alignment.data.hub import HUB, HubDataset
-from flex_judge.alignment.data.sources import is_dataset, open_dataset
+from flex_judge.alignment.data.sources import is_dataset, open_dataset, split_location
 from flex_judge.experiments.benchmarks.cells import is_missing, parse_list, read_answer, read_number
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES, read_data_file
 from flex_judge.judges.errors import UsageError
@@ -26,6 +26,10 @@ from flex_judge.judges.validation.text_files import COMPRESSION_SUFFIXES, get_fo
 
 MAX_PARENT_FOLDERS = 4
 """Maximum number of folders above a table that are searched for its media."""
+
+
+class MissingDataError(UsageError):
+    """Data that are not where a command looks for them, as opposed to data that are invalid."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,8 @@ def open_data(
         mapping: Columns of the data that hold fields under other names.
 
     Raises:
-        UsageError: There is no such data, or no row has a mapped column.
+        MissingDataError: There is no such data.
+        UsageError: The data cannot be read, or no row has a mapped column.
     """
     parts = [_open_source(name, patterns, expected, columns) for name in names]
     if mapping:
@@ -219,14 +224,14 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
     if path.is_dir():
         files = next((matches for pattern in patterns if (matches := _match_files(path, pattern))), [])
         if not files:
-            raise UsageError(f"{path}: expected {expected}; found no file {' or '.join(patterns)}")
+            raise MissingDataError(f"{path}: expected {expected}; found no file {' or '.join(patterns)}")
         folder = path
     elif path.is_file():
         if get_format_suffix(path) not in DATA_SUFFIXES:
             raise UsageError(f"{path}: expected {expected}, in a file that ends in {', '.join(DATA_SUFFIXES)}")
         files, folder = [path], path.parent
     else:
-        raise UsageError(f"{path}: no such file or folder; expected {expected}")
+        raise MissingDataError(f"{path}: no such file or folder; expected {expected}")
     digest = hashlib.sha256()
     records: list[Record] = []
     for file in files:
@@ -244,7 +249,12 @@ def _open_source(name: str, patterns: Sequence[str], expected: str, columns: Seq
 
 
 def _open_dataset(name: str) -> BenchmarkData:
-    source = open_dataset(name)
+    try:
+        source = open_dataset(name)
+    except UsageError as e:
+        if split_location(name.removeprefix(HUB))[0].exists():
+            raise
+        raise MissingDataError(str(e)) from e
     part = (source.config or source.split) if isinstance(source, HubDataset) else Path(source.path).name
     records = []
     for number, (where, row) in enumerate(source.read_range(0, len(source)), 1):

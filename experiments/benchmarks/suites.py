@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from flex_judge.experiments.benchmarks.data_files import DATA_SUFFIXES
-from flex_judge.judges.errors import UsageError, suggest_name
+from flex_judge.judges.errors import UsageError, find_similar_name, suggest_name
 from flex_judge.judges.validation.text_files import get_format_suffix
 
 
@@ -52,15 +51,20 @@ class FileLocations:
     named: Mapping[str, tuple[str, ...]]
     benchmarks: Collection[str]
     """Names of all benchmarks."""
+    takes_folders: bool = True
+    """Whether a benchmark may have a folder of files."""
 
     @classmethod
-    def from_arguments(cls, flag: str, arguments: Sequence[str], benchmarks: Collection[str]) -> FileLocations:
+    def from_arguments(
+        cls, flag: str, arguments: Sequence[str], benchmarks: Collection[str], *, takes_folders: bool = True
+    ) -> FileLocations:
         """Create the locations from the arguments of a flag.
 
         Args:
             flag: Name of the flag, for messages.
             arguments: Its arguments.
             benchmarks: Names of all benchmarks.
+            takes_folders: Whether a benchmark may have a folder of files.
 
         Raises:
             UsageError: A benchmark does not exist, or a folder does not.
@@ -82,17 +86,18 @@ class FileLocations:
                     f"{flag} {text}: no such folder; expected a folder with the data of each benchmark under its name, "
                     "or NAME=PATH"
                 )
-        return cls(flag, tuple(folders), named, benchmarks)
+        return cls(flag, tuple(folders), named, benchmarks, takes_folders)
 
     def find_files(self, name: str) -> tuple[str, ...]:
         """Find the files or the folder of a benchmark; empty without any.
 
-        In a folder, a benchmark has a subfolder of its name, or files whose names are its name with an ending.
+        In a folder, a benchmark has a subfolder of its name if it may have one, or files whose names are its name with
+        an ending.
         """
         if name in self.named:
             return self.named[name]
         for folder in self.folders:
-            if (folder / name).exists():
+            if self.takes_folders and (folder / name).exists():
                 return (str(folder / name),)
             files = [path for path in folder.glob(f"{name}.*") if get_format_suffix(path) in DATA_SUFFIXES]
             if files:
@@ -106,6 +111,7 @@ class FileLocations:
         folders = ", ".join(map(str, self.folders))
         entries = [entry.name for folder in self.folders for entry in folder.iterdir()]
         names = {entry.partition(".")[0]: entry for entry in entries}
-        similar = get_close_matches(name, [entry for entry in names if entry not in self.benchmarks], n=1, cutoff=0.7)
-        hint = f" (is it {names[similar[0]]}?)" if similar else ""
-        return f"{folders} holds neither {name}/ nor a file {name}.*{hint}"
+        similar = find_similar_name(name, [entry for entry in names if entry not in self.benchmarks])
+        hint = f" (is it {names[similar]}?)" if similar else ""
+        expected = f"neither {name}/ nor a file" if self.takes_folders else "no file"
+        return f"{folders} holds {expected} {name}.*{hint}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,14 @@ class RunFolder:
         ...     ...
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], flag: str = "--out", kind: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        flag: str = "--out",
+        kind: str = "",
+        derived: Collection[str] = (),
+    ) -> None:
         """Describe a run folder; entering it locks it.
 
         Args:
@@ -38,10 +45,13 @@ class RunFolder:
             settings: settings that determine the results of the run.
             flag: name of the folder's flag in error messages.
             kind: command or study that the run belongs to, which decides about its page; empty for a run without one.
+            derived: names of files in the folder that are no results, apart from `START_FILES`; the same names in
+                subfolders are.
         """
         self.path = path
         self.kind = kind
         self._flag = flag
+        self._no_results = {path / name for name in derived}
         self._state: dict[str, Any] = {}
         self._is_finished = False
         self.settings = dict(settings)
@@ -51,10 +61,8 @@ class RunFolder:
         self._earlier_seconds = 0.0
 
     def __enter__(self) -> RunFolder:
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file; give a folder with {self._flag}")
         # Before the folder is created or locked, so that an error leaves no traces.
-        self._check_settings()
+        self.check_settings()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
@@ -108,7 +116,14 @@ class RunFolder:
         """Seconds spent on the run over all its starts."""
         return round(self._earlier_seconds + time.monotonic() - self._start, 1)
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
+        """Check that the folder is new, or holds a run with these settings; nothing is written.
+
+        Raises:
+            UsageError: it holds another run or other files, or is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; give a folder with {self._flag}")
         file = self.path / "run.json"
         if not file.exists():
             # A lone lock file is left by a start that failed before it wrote run.json.
@@ -137,7 +152,7 @@ class RunFolder:
     def _has_results(self) -> bool:
         """Whether the folder holds anything but the records that every start writes."""
         files = (path for path in self.path.rglob("*") if path.name not in START_FILES and path.is_file())
-        return any(path.stat().st_size for path in files)
+        return any(path.stat().st_size for path in files if path not in self._no_results)
 
     def _save_state(self) -> None:
         # A run that is continued from Python keeps the command that started it.

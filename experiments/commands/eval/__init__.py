@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     subparser = subparsers.add_parser(SUITE, help=f"{_ABOUT_SUITES}: {', '.join(SUITES)}", description=_ABOUT_SUITES)
     subparser.add_argument("suite", choices=tuple(SUITES), help="Suite to run")
     subparser.add_argument("--json", action="store_true", help="Print one JSON object instead of a table")
-    subparser.epilog = describe_suites().replace("%", "%%")
+    subparser.epilog = describe_suites()  # argparse does not format an epilog without %(prog)s, unlike help texts
     add_flags(subparser, SuiteRun)
     for name, benchmark in BENCHMARKS.items():
         subparser = subparsers.add_parser(name, help=benchmark.spec.about, description=benchmark.spec.about)
@@ -79,7 +79,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _run_suite(options: argparse.Namespace) -> int:
-    from flex_judge.experiments.commands.eval.suite import SuiteRun, compute_suite_status, run_suite
+    from flex_judge.experiments.commands.eval.suite import SuiteRun, run_suite
+    from flex_judge.experiments.commands.eval.suite_entries import compute_suite_status
     from flex_judge.experiments.commands.eval.suite_table import print_suite
     from flex_judge.experiments.common.flags import load_values
     from flex_judge.judges.io.json_values import dump_json

@@ -37,7 +37,8 @@ class OwnEngine:
 class SharedEngine:
     """Engine that is loaded for the first run that needs it and serves all runs of a process, with one ledger.
 
-    An engine in whose run an error occurred is closed, because it may be dead; the next run loads another.
+    A run with another configuration of the engine replaces it. An engine in whose run an error occurred is closed,
+    because it may be dead; the next run loads another.
 
     Args:
         ledger: File that records the generations.
@@ -46,6 +47,7 @@ class SharedEngine:
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
         self._engine: Engine | None = None
+        self._config: EngineConfig | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -54,9 +56,12 @@ class SharedEngine:
 
     @contextmanager
     def open_engine(self, config: EngineConfig, progress: Progress) -> Iterator[Engine]:
-        """Give the engine to the block, loaded if it is not; equal models are assumed."""
+        """Give the engine to the block; it is loaded unless the last run used the same configuration."""
+        config = replace(config, ledger=str(self._ledger))
+        if config != self._config:
+            self.close()
         if self._engine is None:
-            self._engine = _load(replace(config, ledger=str(self._ledger)), progress)
+            self._engine, self._config = _load(config, progress), config
         try:
             yield self._engine
         except BaseException:

@@ -111,20 +111,26 @@ def execute_run(prepared: PreparedRun, engines: EngineSource, title: str = "judg
     benchmark, config, data = prepared.benchmark, prepared.config, prepared.data
     if config.replay:
         return _execute_replay(prepared)
-    out = Path(config.out or f"runs/eval-{benchmark.spec.name}")
-    identity = config.build_identity(benchmark.spec.name, data.digest, None)
-    with RunFolder(out, identity, kind="eval") as folder:
+    with build_run_folder(prepared) as folder:
         folder.expect_rows(
             sum(len(item.make_runs(config.runs)) for item in prepared.items if item.label is not None), "judgment"
         )
         with (
-            redirect_libraries(out / "engines.log") as console,
+            redirect_libraries(folder.path / "engines.log") as console,
             Progress(console) as progress,
             folder.time_phase("judging"),
         ):
-            run = _BenchmarkRun(config, prepared.items, out.resolve(), progress, engines, title)
+            run = _BenchmarkRun(config, prepared.items, folder.path.resolve(), progress, engines, title)
             outcomes = run.collect_outcomes()
         return _write_results(benchmark, config, data, outcomes, folder)
+
+
+def build_run_folder(prepared: PreparedRun) -> RunFolder:
+    """Describe the run folder of a run by the settings that determine its results; nothing is written."""
+    config, name = prepared.config, prepared.benchmark.spec.name
+    replies = hashlib.sha256(Path(config.replay).read_bytes()).hexdigest() if config.replay else None
+    identity = config.build_identity(name, prepared.data.digest, replies)
+    return RunFolder(Path(config.out or f"runs/eval-{name}"), identity, kind="eval")
 
 
 def select_items(benchmark: Benchmark, config: EvalRun, data: BenchmarkData, items: Sequence[Item]) -> list[Item]:
@@ -185,9 +191,7 @@ def _execute_replay(prepared: PreparedRun) -> dict[str, Any]:
     outcomes = prepared.replayed
     if config.out is None:
         return build_summary(benchmark, config, data, outcomes)
-    digest = hashlib.sha256(Path(str(config.replay)).read_bytes()).hexdigest()
-    identity = config.build_identity(benchmark.spec.name, data.digest, digest)
-    with RunFolder(Path(config.out), identity, kind="eval") as folder:
+    with build_run_folder(prepared) as folder:
         write_rows(folder.path / JUDGMENTS, (row for outcome in outcomes for row in _build_judgment_rows(outcome)))
         return _write_results(benchmark, config, data, outcomes, folder)
 

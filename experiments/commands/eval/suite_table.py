@@ -171,6 +171,8 @@ def list_remarks(summary: Mapping[str, Any]) -> Iterator[str]:
             if entry["state"] != "not selected":
                 yield describe_state(name, entry)
             continue
+        if entry["reason"]:
+            yield f"{name}: {entry['reason']}"
         for row in entry["rows"]:
             if row["reason"]:
                 yield f"{name}, {row['task']}: n/a: {row['reason']}"

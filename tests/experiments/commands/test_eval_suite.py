@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from served import served
 from flex_judge.experiments.benchmarks import BENCHMARKS
 from flex_judge.experiments.benchmarks.suites import SUITES
 from flex_judge.experiments.cli import main
+from flex_judge.experiments.commands.eval import suite as suite_command
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines import scripted
 from flex_judge.judges.engines.scripted import ScriptedEngine
@@ -186,6 +189,213 @@ def test_stopped_suite_has_a_page_and_resumes(
     assert "not finished" not in HtmlPage.load(Path("out/report.html")).text
 
 
+def test_a_stop_loses_no_earlier_result(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*SUITE, "--data", "data", "--out", "out", "--only", "pandalm", "--only", "llmbar")
+    earlier = Run(capfd, *command, "--limit", "1").json
+    judge = scripts.whole_judge
+
+    def stop(prompt: str, sampling: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return judge(prompt, sampling)
+
+    monkeypatch.setattr(scripts, "whole_judge", stop)
+    assert Run(capfd, *command, "--temperature", "0.1").status == 2
+    assert Run(capfd, *command).status == 130
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["rows"] == earlier["rows"]
+    assert [summary["benchmarks"][name]["state"] for name in ("pandalm", "llmbar")] == ["done", "done"]
+    page = HtmlPage.load(Path("out/report.html"))
+    page.check_sentences()
+    assert "This run is not finished" in page.text
+    assert "pandalm: note: the result is of an earlier start, with --limit 1" in page.text
+
+
+@pytest.mark.parametrize("change", ["other fields", "no entries", "no object"])
+def test_summary_of_another_version_is_no_obstacle(
+    capfd: pytest.CaptureFixture[str], folder: Path, change: str
+) -> None:
+    command = (*SUITE, "--data", "data", "--out", "out")
+    earlier = Run(capfd, *command, "--only", "pandalm").json
+    other: Any = {**earlier, "benchmarks": {"pandalm": {"state": "done", "speed": 3}}}
+    if change != "other fields":
+        other = {"benchmarks": ["pandalm"]} if change == "no entries" else []
+    Path("out/summary.json").write_text(json.dumps(other))
+    run = Run(capfd, *command, "--only", "llmbar")
+    assert run.status == 0
+    assert find_row(run.json, "llmbar")["value"] is not None
+    if change == "other fields":
+        assert find_row(run.json, "pandalm") == find_row(earlier, "pandalm")
+
+
+def test_missing_data_lose_no_earlier_result_and_are_reported(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = (*SUITE, "--data", "data", "--out", "out", "--only", "pandalm", "--only", "llmbar")
+    earlier = Run(capfd, *command).json
+    Path("data/pandalm.json").unlink()
+    run = Run(capfd, *command)
+    assert run.status == 1
+    assert run.json["rows"] == earlier["rows"]
+    assert "pandalm: not run: data holds neither pandalm/ nor" in run.err
+    page = HtmlPage.load(Path("out/report.html"))
+    page.check_sentences()
+    assert "pandalm: not run: data holds neither pandalm/ nor" in page.text
+    assert "its rows are of an earlier start" in page.text
+
+
+def test_other_data_end_the_command_and_change_nothing(
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]
+) -> None:
+    command = (*SUITE, "--data", "data", "--out", "out")
+    Run(capfd, *command, "--only", "pandalm")
+    summary = Path("out/summary.json").read_text()
+    rows = json.loads(Path("data/pandalm.json").read_text())
+    Path("data/pandalm.json").write_text(json.dumps(rows[1:]))
+    run = Run(capfd, *command)
+    assert run.status == 2
+    assert "out/pandalm holds a run with data_digest = " in run.err
+    assert "resumes it" not in run.err
+    assert Path("out/summary.json").read_text() == summary
+    assert not Path("out/llmbar").exists()
+    assert len(loads) == 1
+
+
+def test_a_replay_keeps_its_limit(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    data.write_table(folder / "replies" / "pandalm.jsonl", list(PANDALM_REPLIES))
+    command = ("eval", "suite", "text", "--data", "data", "--json", "--replay", "replies", "--out", "out")
+    assert Run(capfd, *command, "--only", "pandalm", "--limit", "2").status == 0
+    summary = Path("out/summary.json").read_text()
+    run = Run(capfd, *command, "--only", "pandalm")
+    assert run.status == 2
+    assert "out holds a run with limit = 2, not None" in run.err
+    assert Path("out/summary.json").read_text() == summary
+
+
+def test_settings_that_decide_no_result_may_change(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    command = (*SUITE, "--data", "data", "--out", "out", "--only", "llmbar")
+    first = Run(capfd, *command).json
+    assert Run(capfd, *command, "--max-batch", "4").json["rows"] == first["rows"]
+    settings = json.loads(Path("out/run.json").read_text())["settings"]
+    assert settings["judge"] == "scripts:whole_judge"
+    assert "model" not in settings
+
+
+def test_suite_without_a_result_takes_other_settings(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> Any:
+        raise EngineLostError("the engine has ended")
+
+    command = (*SUITE, "--data", "data", "--out", "out", "--only", "llmbar")
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts, "whole_judge", die)
+        assert Run(capfd, *command).json["benchmarks"]["llmbar"]["state"] == "failed"
+    assert Path("out/report.html").is_file()
+    assert Run(capfd, *command, "--temperature", "0.1").status == 0
+    other = Run(capfd, *command)
+    assert other.status == 2
+    assert "temperature" in other.err
+
+
+def test_folder_of_one_benchmark_is_not_overwritten(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    Run(capfd, "eval", "llmbar", *JUDGE, "--data", "data/llmbar", "--out", "out")
+    summary = Path("out/summary.json").read_text()
+    assert Run(capfd, *SUITE, "--data", "data", "--out", "out").status == 2
+    assert Path("out/summary.json").read_text() == summary
+
+
+def test_unexpected_errors_leave_a_traceback(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.write_judgebench(folder / "data" / "judgebench")
+    load = scripted.load
+    failures = ["broken weights"]
+
+    def fail_once(config: Any) -> Any:
+        if failures:
+            raise ValueError(failures.pop())
+        return load(config)
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("no row")
+
+    monkeypatch.setattr(scripted, "load", fail_once)
+    monkeypatch.setattr(type(BENCHMARKS["pandalm"]), "parse_items", fail)
+    selected = [text for name in ("pandalm", "llmbar", "judgebench") for text in ("--only", name)]
+    run = Run(capfd, *SUITE, "--data", "data", "--out", "out", *selected)
+    assert "pandalm: not run: ZeroDivisionError: no row; the traceback is in out/engines.log\n" in run.err
+    hint = "the same command resumes it; the traceback is in out/engines.log"
+    assert f"llmbar: failed: ValueError: broken weights; {hint}\n" in run.err
+    assert find_row(run.json, "judgebench")["value"] is not None
+    log = Path("out/engines.log").read_text()
+    assert log.count("Traceback (most recent call last)") == 2
+    assert "in fail_once" in log
+    none = Run(capfd, *SUITE, "--data", "data", "--only", "pandalm")
+    assert none.status == 2
+    assert "in fail\n" in none.err
+    assert not Path("runs").exists()
+
+
+def test_a_full_disk_is_no_missing_data(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_disk(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "cache")
+
+    monkeypatch.setattr(type(BENCHMARKS["pandalm"]), "parse_items", fill_disk)
+    run = Run(capfd, *SUITE, "--data", "data", "--out", "out")
+    assert "cache: cannot be written (No space left on device); free disk space" in run.err
+    assert "pandalm: not run" not in run.err
+    assert not Path("out").exists()
+
+
+def test_only_selected_benchmarks_decide_the_exit_status(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    data.write_table(folder / "replies" / "pandalm.jsonl", list(PANDALM_REPLIES)[:3])
+    replies = [{"id": f"p{k}", "text": PANDALM_REPLIES[0]["text"]} for k in (1, 2, 3)]
+    data.write_table(folder / "replies" / "judgebench.jsonl", replies)
+    data.write_judgebench(folder / "data" / "judgebench")
+    command = ("eval", "suite", "text", "--data", "data", "--json", "--replay", "replies", "--out", "out")
+    first = Run(capfd, *command, "--only", "pandalm")
+    assert (first.status, first.json["benchmarks"]["pandalm"]["not_judged"]) == (1, 2)
+    second = Run(capfd, *command, "--only", "judgebench")
+    assert (second.status, second.json["benchmarks"]["pandalm"]["not_judged"]) == (0, 2)
+    assert second.json["selected"] == ["judgebench"]
+    assert Run(capfd, *command, "--only", "pandalm", "--max-failures", "2").status == 0
+
+
+def test_broken_rows_of_data_sets_are_no_missing_data(capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    row = {**json.loads(Path("data/pandalm.json").read_text())[0], "annotator2": "left"}
+    data.write_table(folder / "files" / "test.jsonl", [row])
+    datasets.DatasetDict({"test": datasets.Dataset.from_list([row])}).save_to_disk(folder / "saved")
+    for path in (f"hub:{folder / 'files'}@test", f"{folder / 'saved'}@test", "files"):
+        run = Run(capfd, *SUITE, "--only", "pandalm", "--data", f"pandalm={path}")
+        assert "field 'annotator2'" in run.err, path
+        assert "get the data from" not in run.err, path
+    nowhere = Run(capfd, *SUITE, "--only", "pandalm", "--data", "pandalm=hub:nobody/nothing")
+    assert "get the data from data/testset-v1.json of the GitHub repository WeOpenML/PandaLM" in nowhere.err
+
+
+def test_a_benchmark_with_other_engine_settings_has_an_engine_of_its_own(
+    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.write_judgebench(folder / "data" / "judgebench")
+    lengths: list[int] = []
+    load = scripted.load
+
+    def record_length(config: Any) -> Any:
+        lengths.append(config.max_model_len)
+        return load(config)
+
+    monkeypatch.setattr(scripted, "load", record_length)
+    spec = BENCHMARKS["llmbar"].spec
+    protocol = {**spec.protocol, "max_model_len": 4096}
+    monkeypatch.setattr(type(BENCHMARKS["llmbar"]), "spec", dataclasses.replace(spec, protocol=protocol))
+    selected = [text for name in ("pandalm", "llmbar", "judgebench") for text in ("--only", name)]
+    assert Run(capfd, *SUITE, "--data", "data", *selected).status == 0
+    assert lengths == [8192, 4096, 8192]
+
+
 def test_suite_with_a_judge_service(capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]) -> None:
     judge = FlexJudge(ScriptedEngine(scripts.whole_judge), JudgeSettings(max_think_tokens=400))
     with served(judge) as service:
@@ -209,7 +419,8 @@ def test_stored_replies_of_several_benchmarks(
     run = Run(capfd, *command, "--replay", "replies")
     assert (run.status, loads) == (1, [])
     assert find_row(run.json, "pandalm")["value"] is not None
-    assert "llmbar: not run: replies holds neither llmbar/ nor a file llmbar.*" in run.err
+    # Its data are there, and a folder of replies would not do.
+    assert "llmbar: not run: replies holds no file llmbar.*\n" in run.err
     assert not Path("runs").exists()
     named = Run(capfd, *command, "--replay", "pandalm=replies/pandalm.jsonl", "--only", "pandalm", "--out", "out")
     assert named.status == 0
@@ -244,6 +455,8 @@ def test_similar_name_in_the_folder_is_suggested(capfd: pytest.CaptureFixture[st
     Path("data/judgelm_5k").mkdir()
     run = Run(capfd, *SUITE, "--data", "data")
     assert "judgelm: not run: data holds neither judgelm/ nor a file judgelm.* (is it judgelm_5k?)" in run.err
+    Path("data/judgelm_5k").rename("data/judgelm_val_5k.jsonl")
+    assert "(is it judgelm_val_5k.jsonl?)" in Run(capfd, *SUITE, "--data", "data").err
 
 
 def test_suites_hold_existing_benchmarks_and_the_paper_has_its_own() -> None:
@@ -258,8 +471,12 @@ def test_suites_hold_existing_benchmarks_and_the_paper_has_its_own() -> None:
     assert all(benchmark.spec.origin for benchmark in BENCHMARKS.values())
 
 
-def test_help_says_the_layout_and_where_data_come_from(capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_says_the_layout_and_where_data_come_from(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite = " ".join(Run(capfd, "eval", "suite", "--help").out.split())
     assert "FOLDER/NAME/ is the folder that eval NAME --data takes" in suite
     assert "audio: nisqa, bvcc, somos, voxsim" in suite
     assert "WeOpenML/PandaLM" in " ".join(Run(capfd, "eval", "pandalm", "--help").out.split())
+    monkeypatch.setattr(suite_command, "describe_suites", lambda: "Items of 50% of the data")
+    assert "50% of the data" in " ".join(Run(capfd, "eval", "suite", "--help").out.split())
