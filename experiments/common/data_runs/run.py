@@ -137,9 +137,8 @@ class DataRun:
             except KeyboardInterrupt:
                 saved = sum_reports(shard_folder.read_reports().values()).rows
                 total = format_count(len(self.source), "prompt")
-                self.console.print(
-                    f"{saved:,} of {total} saved; the same command starts the others again", soft_wrap=True
-                )
+                text = f"{saved:,} of {total} saved; the same command starts the others again"
+                self.console.print(text, soft_wrap=True)
                 raise
             finally:
                 remove_counts(shard_folder.folder)  # only now, as workers write them until Ray has stopped
