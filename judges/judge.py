@@ -194,8 +194,7 @@ class FlexJudge:
             GenerationError: the engine failed to judge the comparison, so it would fail for others too.
         """
         engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
-        # A thinking budget of one token leads directly to a forced answer, if the settings allow one; it compiles the
-        # grammar.
+        # A thinking budget of one token leads directly to a forced answer, if allowed, which compiles the grammar.
         once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
         short = FlexJudge(engine, replace(once, deadline_s=None))
         for name in rubrics:
@@ -203,10 +202,7 @@ class FlexJudge:
             for count in sorted({fewest, max(fewest, min(2, most or 2))}):
                 judgment = await short.ajudge(Comparison.of("What is 2 + 3?", *["5"] * count, rubric=name))
                 if judgment.status == Status.OVERLONG:
-                    raise UsageError(
-                        f"max_model_len {self.engine.max_model_len}: too short even for the shortest comparison under "
-                        f"the rubric {name}; raise it"
-                    )
+                    raise UsageError(f"max_model_len {engine.max_model_len} is too short for any comparison; raise it")
                 if judgment.status in (Status.FAILED, Status.INVALID_INPUT):
                     raise GenerationError(f"the engine cannot judge a first, plain comparison: {judgment.detail}")
 

@@ -117,23 +117,18 @@ def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> Sampl
 
     assert media.fps is not None
     choice = choose_frames(len(media.frames), media.fps, limits)
-    sizes: set[tuple[int, int]] = set()
-    scaled: NDArray[np.uint8] | None = None
+    sizes, scaled = set[tuple[int, int]](), None
     for place, i in enumerate(choice.indices):  # only the scaled frames are kept in memory
         image = decode_image(media.frames[i])
         sizes.add(image.size)
-        if len(sizes) > 1:
-            continue
-        width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
-        if scaled is None:
-            measure_video(len(choice.indices), width, height, media.name)
-            scaled = np.empty((len(choice.indices), height, width, 3), np.uint8)
-        scaled[place] = np.asarray(resize_image(image, width, height))
-    if len(sizes) > 1:
-        raise MediaError(
-            f"{media.name}: frames differ in size: {sorted(sizes)} (width, height); scale them to one size"
-        )
-    assert scaled is not None
+        if len(sizes) == 1:
+            width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
+            if scaled is None:
+                measure_video(len(choice.indices), width, height, media.name)
+                scaled = np.empty((len(choice.indices), height, width, 3), np.uint8)
+            scaled[place] = np.asarray(resize_image(image, width, height))
+    if len(sizes) > 1 or scaled is None:
+        raise MediaError(f"{media.name}: frames differ in size: {sorted(sizes)} (width, height); use one size")
     return SampledVideo(scaled, choice.fps, choice.notes)
 
 

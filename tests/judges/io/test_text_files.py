@@ -45,7 +45,9 @@ def test_text_is_read_in_every_form(compression: str, encoding: str, line_end: s
     assert detect_form(path).is_plain is is_plain
 
 
-@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0), compress_zstd(b""), "".encode("utf-16")])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0), compress_zstd(b""), "".encode("utf-16")]
+)
 def test_file_without_text_is_empty(data: bytes, path: Path) -> None:
     path.write_bytes(data)
     assert read_text(path) == ""

@@ -81,7 +81,7 @@ def test_opening_and_decoding_a_video_reserve_memory_for_its_frames(monkeypatch:
     media = make_video(film(range(8), rate=4, size=(96, 64)))
     frames = sample_video(media, 28, MediaLimits(video_fps=4.0)).frames
     decoder = 64 * 96 * memory.VIDEO_BYTES_PER_PIXEL
-    assert sizes == [decoder, decoder + frames.nbytes]
+    assert sizes == [decoder, decoder + 2 * frames.nbytes]
 
 
 @pytest.mark.parametrize("is_file", [True, False])
