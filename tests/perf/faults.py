@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 from served import free_port
-from serving import Serving, joined_node, kill_tree, running_cluster, serving, within
+from serving import Serving, serving, within
 
 from flex_judge.judges import Comparison, Status
 from flex_judge.reward.client import JudgeClient
@@ -163,21 +163,12 @@ def measure_restart_by_hand() -> FaultResult:
         return measure_fault("whole service, by hand", restart, ("--port", port))
 
 
-def measure_dead_node() -> FaultResult:
-    """Kill the second node of a cluster, with its replicas and proxy."""
-    with running_cluster(cpus=1) as address, joined_node(address, cpus=1) as node:
-        flags = ("--address", address)
-        # The head has room for two of the four replicas.
-        return measure_fault("second node", lambda _: kill_tree(node), flags, replicas=4)
-
-
 def main(names: Sequence[str]) -> int:
     """Measure faults, and return 1 if anything was lost, doubled or judged twice."""
     faults: dict[str, Callable[[], FaultResult]] = {
         name: lambda name=name, parts=parts: measure_fault(name, kill_parts(*parts)) for name, parts in PARTS.items()
     }
     faults["3 of 3 replicas"] = lambda: measure_fault("3 of 3 replicas", kill_all_replicas, replicas=3)
-    faults["second node"] = measure_dead_node
     faults["whole service"] = measure_restart_by_hand
     header = f"{'fault':<28}{'lost':>6}{'doubled':>9}{'twice':>7}{'started':>9}{'gap s':>8}{'total s':>9}"
     print(header, flush=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,8 @@ class Serving:
 
     process: subprocess.Popen[str]
     url: str
-    family: ProcessFamily | None
-    """Processes of its Ray; None if it joined the Ray of others."""
+    family: ProcessFamily
+    """Processes of its Ray."""
     log: Path
     """Its log file."""
     environment: dict[str, str]
@@ -39,7 +39,6 @@ class Serving:
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of its Ray whose command line contains a name."""
-        assert self.family is not None, "the service has no Ray of its own"
         self.family.find_members()
         return [p for p in self.family.list_alive() if name in _command(p)]
 
@@ -82,10 +81,9 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        marks = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
-        family = ProcessFamily(*marks) if marks else None
-        if family is not None:
-            family.find_members()
+        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        family = ProcessFamily(mark)
+        family.find_members()
         yield Serving(process, url, family, log, whole_environment)
     finally:
         if process.poll() is None:
@@ -99,45 +97,27 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
 
 
 @contextmanager
-def running_cluster(cpus: int = 2) -> Iterator[str]:
+def running_cluster() -> Iterator[str]:
     """Run a separate Ray cluster with `ray start` until the block ends; yields its address."""
     port = free_port()
-    head = ["--head", f"--port={port}", "--include-dashboard=false"]
-    with _run_ray_node(head, cpus) as node:
+    temporary = tempfile.mkdtemp(prefix="fj")  # not tmp_path, because the paths of Ray's sockets must be short
+    ray = str(Path(sys.executable).with_name("ray"))
+    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
         for _ in within(60, what="a Ray cluster"):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
         yield f"127.0.0.1:{port}"
-        assert node.poll() is None
-
-
-def joined_node(address: str, cpus: int) -> contextlib.AbstractContextManager[psutil.Popen]:
-    """Run another node of a cluster until the block ends; yields its first process, see `kill_tree`."""
-    return _run_ray_node([f"--address={address}"], cpus)
-
-
-@contextmanager
-def _run_ray_node(flags: Sequence[str], cpus: int) -> Iterator[psutil.Popen]:
-    temporary = tempfile.mkdtemp(prefix="fj")  # not tmp_path, because the paths of Ray's sockets must be short
-    ray = str(Path(sys.executable).with_name("ray"))
-    command = [ray, "start", *flags, f"--num-cpus={cpus}", "--object-store-memory=200000000", "--block"]
-    if "--head" in flags:  # other nodes get the folder from the head
-        command += ["--temp-dir", temporary]
-    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    node = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield node
+        assert cluster.poll() is None
     finally:
-        if node.poll() is None:
-            kill_tree(node)
-        node.wait()
-
-
-def kill_tree(process: psutil.Process) -> None:
-    """Kill a process and all its descendants."""
-    for member in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+        for process in psutil.Process(cluster.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        cluster.kill()
+        cluster.wait()
 
 
 def within(seconds: float, *, what: str) -> Iterator[float]:
