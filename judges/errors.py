@@ -154,6 +154,12 @@ def find_similar_name(name: str, valid_names: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def hint_similar_name(name: str, valid_names: Iterable[str]) -> str:
+    """Return ` (did you mean ...?)` for the middle of an error message; empty if no valid name is similar."""
+    similar = find_similar_name(name, valid_names)
+    return f" (did you mean {similar!r}?)" if similar else ""
+
+
 def suggest_name(name: str, valid_names: Iterable[str]) -> str:
     """Suggest a valid name for an unknown one, as the end of an error message."""
     names = list(valid_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -91,16 +91,33 @@ class PromptColumns:
         """
         mapped = [column for _, column in self.list_mapped()]
         columns = [*mapped, *self.keep, *([self.number] if self.number else [])]
-        existing: dict[str, None] = {}
-        for _, row in source.read_range(0, CHECKED_ROWS, lambda name: name in columns):
-            if isinstance(row, UsageError):
-                return  # the row may have the column
-            existing |= dict.fromkeys(row)
-            if existing.keys() >= set(columns):
-                break
+        existing, are_all_readable = find_columns(source, columns, columns.__contains__)
         for column in columns:
-            if column not in existing:
+            if column not in existing and are_all_readable:  # a row that cannot be read may have the column
                 raise UsageError(f"{source.name}: {describe_missing_column(column, existing)}")
+
+
+def find_columns(source: Source, wanted: Collection[str], needs: Callable[[str], bool]) -> tuple[dict[str, None], bool]:
+    """Find the columns of the first rows of a source, until all wanted ones are found.
+
+    Args:
+        source: the source.
+        wanted: names of columns.
+        needs: whether a column is read.
+
+    Returns:
+        The names of the columns, and whether all rows so far can be read.
+    """
+    names: dict[str, None] = {}
+    are_all_readable = True
+    for _, row in source.read_range(0, min(len(source), CHECKED_ROWS), needs) if wanted else ():
+        if isinstance(row, UsageError):
+            are_all_readable = False
+        else:
+            names |= dict.fromkeys(row)
+        if names.keys() >= set(wanted):
+            break
+    return names, are_all_readable
 
 
 def read_prompts(source: Source, start: int, stop: int, columns: PromptColumns) -> Iterator[PromptRow | UsageError]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flex_judge.judges.errors import UsageError, find_similar_name
+from flex_judge.judges.errors import UsageError, hint_similar_name
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison
@@ -74,6 +74,19 @@ class RemoteJudge:
         return ask_client
 
 
+def use_rubrics_of(url: str | None, key: str | None) -> None:
+    """Make the rubrics of a judge service known to this process, or forget the rubrics of an earlier service.
+
+    Args:
+        url: address of the service; None for no service.
+        key: API key of the service, see `RemoteJudge`.
+    """
+    if url is None:
+        set_rubric_source(None)
+    else:
+        RemoteJudge(url, api_key=key).use_rubrics()
+
+
 class ServiceRubrics:
     """Rubrics that only a service has. It tells their scale and number of responses, not their texts.
 
@@ -95,11 +108,9 @@ class ServiceRubrics:
         if self._cards is None:
             self._cards = {card["name"]: card for card in self._service.client.rubrics_sync()}
         if name not in self._cards:
-            similar = find_similar_name(name, self._cards)
-            hint = f" (did you mean {similar!r}?)" if similar else ""
             raise UsageError(
-                f"rubric {name!r} does not exist at {self._service.url}{hint}; the service has "
-                f"{', '.join(self._cards)}; or pass the path of a TOML file"
+                f"rubric {name!r} does not exist at {self._service.url}{hint_similar_name(name, self._cards)}; the "
+                f"service has {', '.join(self._cards)}; or pass the path of a TOML file"
             )
         card = self._cards[name]
         fewest, most = card["min_responses"], card["max_responses"]

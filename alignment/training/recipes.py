@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from flex_judge.alignment.pipeline.judge_service import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import use_rubrics_of
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import JUDGE
-from flex_judge.judges.rubrics import load_rubric, set_rubric_source
+from flex_judge.judges.rubrics import load_rubric
 from flex_judge.reward.types import Normalization, RewardKind, RewardSpec
 
 TASK = "task"
@@ -104,10 +104,7 @@ class PolicyRecipe:
         _check_minimum(self, {"held_out_prompts": 0, "held_out_samples": 1, "held_out_tokens": 1})
         if self.held_out_answer is not None and self.held_out in (None, TASK):
             raise UsageError("--held-out-answer: names a column of a file; give the file with --held-out")
-        if self.judge_url is not None:
-            RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
-        else:
-            set_rubric_source(None)  # not those of the service of an earlier recipe
+        use_rubrics_of(self.judge_url, self.judge_key)
         if self.rubric is not None:
             load_rubric(self.rubric)
         if self.judge_url is None and self.judge_key is not None:

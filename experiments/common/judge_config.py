@@ -7,14 +7,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from flex_judge.alignment.pipeline.judge_service import RemoteJudge
+from flex_judge.alignment.pipeline.judge_service import RemoteJudge, use_rubrics_of
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.judges.engines import MODEL_ENGINES
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.models.embedded import EMBEDDED, JUDGE
 from flex_judge.judges.protocol.settings import JudgeConfig, JudgeSettings
-from flex_judge.judges.rubrics import set_rubric_source
 from flex_judge.judges.validation.classes import PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection, flatten_settings, flatten_values
 from flex_judge.reward.serving.cluster import START_TIMEOUT_S
@@ -96,13 +95,11 @@ class ServiceFlags:
         Raises:
             UsageError: there is such a flag, or a key without a URL.
         """
+        use_rubrics_of(self.judge_url, self.judge_key)
         if self.judge_url is None:
-            set_rubric_source(None)
             if self.judge_key is not None:
                 raise UsageError("--judge-key goes with --judge-url; add the URL of the service")
             return
-        # Rubrics may be named that only the service has.
-        RemoteJudge(self.judge_url, api_key=self.judge_key).use_rubrics()
         values, declared = flatten_values(self), flatten_settings(type(self))
         # Reject a changed judge setting: the service would silently judge without it.
         for name, judge_setting in flatten_settings(JudgeFlags, SettingsSection(names=names)).items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flex_judge.alignment.data.prompts import CHECKED_ROWS as NAMED_ROWS
-from flex_judge.alignment.data.prompts import PromptColumns, read_prompts
+from flex_judge.alignment.data.prompts import PromptColumns, find_columns, read_prompts
 from flex_judge.alignment.data.sources import Source
 from flex_judge.alignment.pipeline.judge_service import RemoteJudge
 from flex_judge.alignment.policies.config import ENDPOINT_ENGINE, PolicyConfig, load_policy
@@ -151,16 +151,10 @@ def check_columns(source: Source, columns: PromptColumns) -> None:
     """
     # The rows report a missing prompt themselves.
     mapped = {column: field for field, column in columns.list_mapped() if field != "prompt"}
-    names: dict[str, None] = {}
-    count = min(len(source), NAMED_ROWS)
-    for _, data in source.read_range(0, count, columns.needs_column) if mapped else ():
-        if not isinstance(data, UsageError):
-            names |= dict.fromkeys(data)
-        if mapped.keys() <= names.keys():
-            break
+    names, _ = find_columns(source, mapped, columns.needs_column)
     for column, field in mapped.items():
         if names and column not in names:
-            place = "" if count == len(source) else f"in its first {count:,} rows "
+            place = "" if len(source) <= NAMED_ROWS else f"in its first {NAMED_ROWS:,} rows "
             raise UsageError(
                 f"--column {field}={column}: {source.name} has {place}no such column; the columns are "
                 f"{', '.join(names)}"

@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from flex_judge.judges.errors import UsageError, find_similar_name
+from flex_judge.judges.errors import UsageError, hint_similar_name
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.judges.rubrics.scale import MAX_LABELS, OPTIONS, SHARES, Scale
 from flex_judge.judges.validation.text_files import read_text
@@ -77,10 +77,9 @@ def load_rubric(name: str) -> Rubric:
     if _source is not None and name not in names and not name.endswith(".toml"):
         return _source(name)
     if name not in names and not (name.endswith(".toml") and Path(name).is_file()):
-        similar = find_similar_name(name, names)
-        hint = f" (did you mean {similar!r}?)" if similar else ""
         raise UsageError(
-            f"rubric {name!r} does not exist{hint}; choose one of {', '.join(names)}, or pass the path of a TOML file"
+            f"rubric {name!r} does not exist{hint_similar_name(name, names)}; choose one of {', '.join(names)}, or "
+            "pass the path of a TOML file"
         )
     text = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8") if name in names else read_text(Path(name))
     return Rubric.from_dict(name, _parse_toml(text, name), source=name)

@@ -8,13 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flex_judge.judges.errors import (
-    INPUT_ERRORS,
-    UsageError,
-    describe_input_error,
-    is_input_error,
-    to_one_line,
-)
+from flex_judge.judges.errors import INPUT_ERRORS, UsageError, describe_input_error, is_input_error, to_one_line
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.reward.server.errors import MediaFetchError
 from flex_judge.reward.server.logs import with_fields

@@ -18,10 +18,10 @@ from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
 from flex_judge.reward.server.request_log import get_request_id
 from flex_judge.reward.serving.config import ServiceConfig
+from flex_judge.reward.serving.deployment import count_replicas
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
-from flex_judge.reward.serving.kept_work import WorkArchive, find_recent_judgment
+from flex_judge.reward.serving.kept_work import KeptWork, WorkArchive, find_recent_judgment
 from flex_judge.reward.serving.logs import configure_actor_logging
-from flex_judge.reward.serving.replica import JudgeReplica
 from flex_judge.reward.serving.work_recorder import compute_work_scope
 
 HEALTH_CACHE_S = 1.0
@@ -111,18 +111,19 @@ class JudgeGateway:
 
     def _query_serve(self) -> dict[str, Any]:
         from ray import serve
-        from ray.serve.schema import ReplicaState
 
         application = serve.status().applications.get(self._name)
-        deployment = application.deployments.get(JudgeReplica.__name__) if application else None
-        states = deployment.replica_states if deployment else {}
-        wanted = sum(count for state, count in states.items() if state != ReplicaState.STOPPING)
+        running, wanted, _ = count_replicas(application, OTHER_PARTS) if application else (0, 0, "")
         return {
             "model": self._model,
-            "replicas": states.get(ReplicaState.RUNNING, 0),
+            "replicas": running,
             # Before Serve has created the replicas there are none to count.
             "replicas_wanted": max(wanted, self._min_replicas),
         }
+
+
+OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the store of finished work"}
+"""Deployments of the application that hold no judge, with their names in progress messages."""
 
 
 def name_model(engine: EngineConfig) -> str:

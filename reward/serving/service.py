@@ -21,15 +21,12 @@ from flex_judge.judges.types import Comparison
 from flex_judge.reward.serving.config import PRIVATE_DRAIN_S, ServiceConfig
 from flex_judge.reward.serving.deployment import DRAIN_POLL_S, QUIET, HttpAddress, ReportReplicas, ServeApplication
 from flex_judge.reward.serving.dispatch import Dispatcher
-from flex_judge.reward.serving.ingress import JudgeGateway, ReplicaSender
+from flex_judge.reward.serving.ingress import OTHER_PARTS, JudgeGateway, ReplicaSender
 from flex_judge.reward.serving.kept_work import KeptWork
 from flex_judge.reward.serving.logs import find_log_file, find_log_folder
 from flex_judge.reward.serving.replica import JudgeReplica
 
 __all__ = ["HttpAddress", "JudgeService", "ServiceConfig", "create_dispatcher"]
-
-OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the store of finished work"}
-"""Deployments of the application that hold no judge, with their names in progress messages."""
 
 
 class JudgeService:

@@ -42,6 +42,7 @@ def out_setting(name: str) -> Any:
 class EvalFlags(JudgeFlags):
     """Settings that runs of one benchmark and of several share."""
 
+    # Here for its place in the help; each kind of run describes its own.
     data: tuple[str, ...] = setting((), "Benchmark data", metavar="PATH", group=DATA)
     limit: PositiveInt | None = setting(
         None,

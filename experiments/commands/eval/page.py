@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Note, Table, TableRow, as_number, as_percent
+from flex_judge.alignment.reporting.model import Note, Table, TableRow, as_number, as_percent, name_option
 from flex_judge.experiments.commands.eval.view import (
     build_metrics_table,
     build_published_table,
@@ -36,7 +36,7 @@ from flex_judge.experiments.common.reporting.media import encode_data_uri
 from flex_judge.experiments.common.reporting.runs import PAGE, RunRecord, build_judgments_section
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_journal
-from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count, name_option
+from flex_judge.experiments.common.reporting.wording import STATUS_WORDS, format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
 

@@ -19,17 +19,20 @@ from flex_judge.experiments.commands.eval.config import DATA, LEDGER, EvalFlags,
 from flex_judge.experiments.commands.eval.engines import SharedEngine
 from flex_judge.experiments.commands.eval.run import build_run_folder, execute_run, prepare_run
 from flex_judge.experiments.commands.eval.suite_entries import (
-    DONE,
-    FAILED,
-    NO_DATA,
-    NOT_SELECTED,
     SUMMARY,
-    WAITING,
     SuiteEntry,
     find_done_benchmarks,
     load_earlier_entry,
 )
-from flex_judge.experiments.commands.eval.suite_table import build_rows, describe_state
+from flex_judge.experiments.commands.eval.suite_table import (
+    DONE,
+    FAILED,
+    NO_DATA,
+    NOT_SELECTED,
+    WAITING,
+    build_rows,
+    describe_state,
+)
 from flex_judge.experiments.common.console import print_status
 from flex_judge.experiments.common.flags import format_flag, setting
 from flex_judge.experiments.common.reporting.wording import format_count
@@ -214,6 +217,7 @@ class _SuiteRun:
         try:
             if config.judge_url is not None:
                 config.check_models()  # a service that has ended must not cost the time of all retries again
+            # Read again: the data of all benchmarks together may not fit into memory.
             summary = execute_run(prepare_run(benchmark, config), engines, f"judging {member}")
         except Exception as e:  # noqa: BLE001 - an error costs its benchmark only
             _raise_storage_error(e)

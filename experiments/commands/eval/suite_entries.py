@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.experiments.benchmarks.benchmark import Benchmark
-from flex_judge.experiments.commands.eval.suite_table import build_rows
+from flex_judge.experiments.commands.eval.suite_table import DONE, WAITING, build_rows
 from flex_judge.experiments.common.flags import format_flag
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.jsonl import read_object
 
 SUMMARY = "summary.json"
-WAITING, DONE, NO_DATA, FAILED, NOT_SELECTED = "waiting", "done", "no data", "failed", "not selected"
-"""States of a benchmark in a suite."""
 GROWING = ("limit", "runs")
 """Settings that may differ between starts, so that a result of an earlier start may have other values."""
 

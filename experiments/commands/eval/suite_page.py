@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from flex_judge.alignment.reporting.model import Note
-from flex_judge.experiments.commands.eval.suite_table import build_published_table, build_suite_table, list_remarks
+from flex_judge.experiments.commands.eval.suite_table import (
+    DONE,
+    NOT_SELECTED,
+    build_published_table,
+    build_suite_table,
+    list_remarks,
+)
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Links, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.html import write_page
 from flex_judge.experiments.common.reporting.runs import (
@@ -27,8 +33,8 @@ def write_suite_page(record: RunRecord) -> Path:
     folder = record.folder
     summary = read_object(folder / "summary.json", ("suite", "judge", "rows", "benchmarks"))
     entries = summary["benchmarks"]
-    num_done = sum(entry["state"] == "done" for entry in entries.values())
-    num_selected = sum(entry["state"] != "not selected" for entry in entries.values())
+    num_done = sum(entry["state"] == DONE for entry in entries.values())
+    num_selected = sum(entry["state"] != NOT_SELECTED for entry in entries.values())
     items = sum(entry["items"] for entry in entries.values())
     not_judged = sum(entry["not_judged"] for entry in entries.values())
     cards = [

@@ -13,6 +13,8 @@ from flex_judge.experiments.commands.eval.view import OUR_PROMPTS, find_metric, 
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
 from flex_judge.experiments.common.reporting.wording import format_count
 
+WAITING, DONE, NO_DATA, FAILED, NOT_SELECTED = "waiting", "done", "no data", "failed", "not selected"
+"""States of a benchmark in a suite."""
 OVERALL = "overall"
 MIN_WIDTH_WITH_JUDGES = 140
 """Columns of a terminal in which the published judges are named."""
@@ -161,14 +163,14 @@ def _count(number: int | None) -> str:
 
 def describe_state(name: str, entry: Mapping[str, Any]) -> str:
     """Describe why a benchmark has no result."""
-    return f"{name}: {'failed' if entry['state'] == 'failed' else 'not run'}: {entry['reason'] or entry['state']}"
+    return f"{name}: {'failed' if entry['state'] == FAILED else 'not run'}: {entry['reason'] or entry['state']}"
 
 
 def list_remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     """List why benchmarks and tasks have no figure, items without a judgment, and notes, one per line."""
     for name, entry in summary["benchmarks"].items():
-        if entry["state"] != "done":
-            if entry["state"] != "not selected":
+        if entry["state"] != DONE:
+            if entry["state"] != NOT_SELECTED:
                 yield describe_state(name, entry)
             continue
         if entry["reason"]:

@@ -12,14 +12,14 @@ from typing import Any
 
 from flex_judge.alignment.data.hub import HUB
 from flex_judge.alignment.data.sources import open_source
-from flex_judge.alignment.reporting.model import Cell, Table
+from flex_judge.alignment.reporting.model import Cell, Table, name_option
 from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.commands.judge.output import JudgmentFile, open_judgment_file, record_run
 from flex_judge.experiments.commands.judge.run import JudgeableRow, JudgeResult, LoadedRow, check_judge, judge_rows
 from flex_judge.experiments.common.console import redirect_libraries
 from flex_judge.experiments.common.progress import Progress
 from flex_judge.experiments.common.reporting.terminal import escape_control_characters, open_console, print_table
-from flex_judge.experiments.common.reporting.wording import format_count, name_option
+from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.experiments.common.stop_state import RESUME
 from flex_judge.experiments.common.stopping import describe_stop
 from flex_judge.judges.errors import UsageError

@@ -9,7 +9,7 @@ from typing import Any
 
 from flex_judge.alignment.pipeline.shards import ShardFolder, sum_reports
 from flex_judge.alignment.pipeline.worker import FAILED_TABLE
-from flex_judge.alignment.reporting.model import Table
+from flex_judge.alignment.reporting.model import Table, name_option
 from flex_judge.experiments.common.data_runs.view import (
     list_best_of_n_metrics,
     list_best_of_n_rows,
@@ -40,7 +40,7 @@ from flex_judge.experiments.common.reporting.runs import (
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_rows
-from flex_judge.experiments.common.reporting.wording import format_count, format_percent, name_option
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 
 Row = dict[str, Any]
 MAX_PROMPTS = 12

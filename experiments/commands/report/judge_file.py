@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flex_judge.alignment.reporting.model import name_option
 from flex_judge.experiments.commands.judge.output import PAGE_ENDING, RECORD_ENDING
 from flex_judge.experiments.common.reporting.blocks import Card, Cards, Page, PageBlock, PageSection
 from flex_judge.experiments.common.reporting.charts import draw_bars, draw_scores
@@ -20,7 +21,7 @@ from flex_judge.experiments.common.reporting.runs import (
 )
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_journal
-from flex_judge.experiments.common.reporting.wording import format_count, name_option
+from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.files import read_table, require_rows
 from flex_judge.judges.io.jsonl import read_object

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import Report, format_cell
+from flex_judge.alignment.reporting.model import Report, format_cell, name_option
 from flex_judge.experiments.common.reporting.blocks import Page, show_hidden_characters
-from flex_judge.experiments.common.reporting.wording import format_count, format_percent, name_option
+from flex_judge.experiments.common.reporting.wording import format_count, format_percent
 from flex_judge.judges.io.jsonl import write_text
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flex_judge.alignment.reporting.model import MISSING
+from flex_judge.alignment.reporting.model import MISSING, name_option
 from flex_judge.experiments.common.reporting.blocks import (
     ItemList,
     ShownItem,
@@ -24,7 +24,6 @@ from flex_judge.experiments.common.reporting.wording import (
     FORCED_ANSWER_REASONS,
     STATUS_WORDS,
     format_count,
-    name_option,
 )
 from flex_judge.judges.io.comparison_rows import read_comparison_json
 

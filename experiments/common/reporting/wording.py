@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from flex_judge.alignment.reporting.model import name_option as name_option
 from flex_judge.judges.models.embedded import BASE
 
 STATUS_WORDS = {

@@ -122,8 +122,8 @@ def _sample_frame_images(media: Media, patch: int, limits: MediaLimits) -> Sampl
         image = decode_image(media.frames[i])
         sizes.add(image.size)
         if len(sizes) == 1:
-            width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
             if scaled is None:
+                width, height = fit_size(image.size, patch, _get_frame_limit(patch, limits), media.name)
                 measure_video(len(choice.indices), width, height, media.name)
                 scaled = np.empty((len(choice.indices), height, width, 3), np.uint8)
             scaled[place] = np.asarray(resize_image(image, width, height))

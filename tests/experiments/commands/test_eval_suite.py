@@ -23,6 +23,7 @@ from flex_judge.experiments.cli import main
 from flex_judge.experiments.commands.eval import suite as suite_command
 from flex_judge.judges import FlexJudge
 from flex_judge.judges.engines import scripted
+from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.protocol.settings import JudgeSettings
@@ -44,17 +45,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
     """Record the loads of an engine."""
-    models: list[str] = []
+    configs: list[EngineConfig] = []
     load = scripted.load
 
-    def count_load(config: Any) -> Any:
-        models.append(config.model)
+    def record_load(config: EngineConfig) -> Any:
+        configs.append(config)
         return load(config)
 
-    monkeypatch.setattr(scripted, "load", count_load)
-    return models
+    monkeypatch.setattr(scripted, "load", record_load)
+    return configs
 
 
 def find_row(summary: dict[str, Any], benchmark: str, task: str = "pair") -> dict[str, Any]:
@@ -63,11 +64,11 @@ def find_row(summary: dict[str, Any], benchmark: str, task: str = "pair") -> dic
 
 
 def test_runs_what_has_data_and_names_the_rest(
-    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig]
 ) -> None:
     run = Run(capfd, *SUITE, "--data", "data", "--data", f"judgebench={folder / 'judgebench'}")
     assert run.status == 1
-    assert loads == ["scripts:whole_judge"]
+    assert [config.model for config in loads] == ["scripts:whole_judge"]
     states = {name: entry["state"] for name, entry in run.json["benchmarks"].items()}
     assert states == dict.fromkeys(TEXT, "no data") | dict.fromkeys(("pandalm", "llmbar", "judgebench"), "done")
     assert "flex-judge: judgelm: not run: data holds neither judgelm/ nor a file judgelm.*" in run.err
@@ -114,12 +115,14 @@ def test_page_and_terminal_have_the_same_table(capfd: pytest.CaptureFixture[str]
     assert Path("out/report.html").read_text() == html
 
 
-def test_resumes_without_judging_again(capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]) -> None:
+def test_resumes_without_judging_again(
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig]
+) -> None:
     command = (*SUITE, "--data", "data", "--out", "out")
     first = Run(capfd, *command, "--limit", "2").json
     assert find_row(first, "pandalm")["items"] == 2
     again = Run(capfd, *command, "--limit", "2").json
-    assert loads == ["scripts:whole_judge"]
+    assert [config.model for config in loads] == ["scripts:whole_judge"]
     assert again["rows"] == first["rows"]
     assert find_row(Run(capfd, *command, "--seed", "0").json, "pandalm")["items"] == 5
     data.write_judgebench(folder / "data" / "judgebench")
@@ -135,7 +138,7 @@ def test_resumes_without_judging_again(capfd: pytest.CaptureFixture[str], folder
 
 
 def test_an_error_costs_one_benchmark_and_a_lost_engine_is_loaded_again(
-    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = json.loads(Path("data/pandalm.json").read_text())
     Path("data/pandalm.json").write_text(json.dumps([{**row, "annotator2": "left"} for row in rows]))
@@ -244,7 +247,7 @@ def test_missing_data_lose_no_earlier_result_and_are_reported(capfd: pytest.Capt
 
 
 def test_other_data_end_the_command_and_change_nothing(
-    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig]
 ) -> None:
     command = (*SUITE, "--data", "data", "--out", "out")
     Run(capfd, *command, "--only", "pandalm")
@@ -377,26 +380,18 @@ def test_broken_rows_of_data_sets_are_no_missing_data(capfd: pytest.CaptureFixtu
 
 
 def test_a_benchmark_with_other_engine_settings_has_an_engine_of_its_own(
-    capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data.write_judgebench(folder / "data" / "judgebench")
-    lengths: list[int] = []
-    load = scripted.load
-
-    def record_length(config: Any) -> Any:
-        lengths.append(config.max_model_len)
-        return load(config)
-
-    monkeypatch.setattr(scripted, "load", record_length)
     spec = BENCHMARKS["llmbar"].spec
     protocol = {**spec.protocol, "max_model_len": 4096}
     monkeypatch.setattr(type(BENCHMARKS["llmbar"]), "spec", dataclasses.replace(spec, protocol=protocol))
     selected = [text for name in ("pandalm", "llmbar", "judgebench") for text in ("--only", name)]
     assert Run(capfd, *SUITE, "--data", "data", *selected).status == 0
-    assert lengths == [8192, 4096, 8192]
+    assert [config.max_model_len for config in loads] == [8192, 4096, 8192]
 
 
-def test_suite_with_a_judge_service(capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]) -> None:
+def test_suite_with_a_judge_service(capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig]) -> None:
     judge = FlexJudge(ScriptedEngine(scripts.whole_judge), JudgeSettings(max_think_tokens=400))
     with served(judge) as service:
         command = ("eval", "suite", "text", "--data", "data", "--only", "llmbar", "--json", "--judge-url", service.url)
@@ -412,7 +407,7 @@ def test_suite_with_a_judge_service(capfd: pytest.CaptureFixture[str], folder: P
 
 
 def test_stored_replies_of_several_benchmarks(
-    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str]
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig]
 ) -> None:
     data.write_table(folder / "replies" / "pandalm.jsonl", list(PANDALM_REPLIES))
     command = ("eval", "suite", "text", "--data", "data", "--json")
@@ -442,7 +437,7 @@ def test_stored_replies_of_several_benchmarks(
     ],
 )
 def test_wrong_settings_start_nothing(
-    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[str], flags: tuple[str, ...], problem: str
+    capfd: pytest.CaptureFixture[str], folder: Path, loads: list[EngineConfig], flags: tuple[str, ...], problem: str
 ) -> None:
     run = Run(capfd, *SUITE, *flags)
     assert (run.status, loads) == (2, [])

@@ -14,7 +14,7 @@ from clips import tone, wav
 from html_page import HtmlPage
 from PIL import Image
 
-from flex_judge.alignment.reporting.model import Table
+from flex_judge.alignment.reporting.model import Table, name_option
 from flex_judge.experiments.common.reporting.blocks import (
     Card,
     Cards,
@@ -38,7 +38,6 @@ from flex_judge.experiments.common.reporting.judgments import ItemBuilder
 from flex_judge.experiments.common.reporting.runs import build_failed_section, build_judgments_section
 from flex_judge.experiments.common.reporting.sampling import sample_judgments
 from flex_judge.experiments.common.reporting.tables import iterate_rows
-from flex_judge.experiments.common.reporting.wording import name_option
 
 EVIL = (
     "</script><script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)>",
