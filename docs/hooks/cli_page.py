@@ -16,6 +16,7 @@ from flex_judge.experiments.cli import main
 
 PROGRAMS = (
     "flex_judge.experiments.studies.arithmetic_loop",
+    "flex_judge.experiments.studies.grpo_curves",
     "flex_judge.experiments.studies.pampa",
     "flex_judge.judges.models.mol_llama",
 )

@@ -33,6 +33,7 @@ def test_dotted_names_are_callables_of_this_package(name: str) -> None:
     [
         "experiments/cli.py",
         "experiments/studies/arithmetic_loop/__main__.py",
+        "experiments/studies/grpo_curves/__main__.py",
         "experiments/studies/pampa/__main__.py",
         "judges/models/__main__.py",
         "judges/models/mol_llama/__main__.py",

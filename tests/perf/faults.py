@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
+from ray.cluster_utils import Cluster
 from served import free_port
 from serving import Serving, serving, within
 
@@ -69,6 +70,7 @@ def measure_fault(
     requests: int = NUM_REQUESTS,
     delay_s: float = 3.0,
     think_s: float = 0.5,
+    start_ray: Callable[[], AbstractContextManager[Sequence[str]]] = lambda: nullcontext(()),
 ) -> FaultResult:
     """Send requests to a new service, cause a fault in the middle, and count.
 
@@ -80,13 +82,16 @@ def measure_fault(
         requests: number of requests, each with one comparison.
         delay_s: seconds from the first request to the fault.
         think_s: seconds of reasoning about each comparison.
+        start_ray: starts a Ray for the service, and gives the flags with which the service joins it.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         calls = folder / "calls"
-        environment = {"FLEX_JUDGE_TEST_CALLS": str(calls), "FLEX_JUDGE_TEST_THINK": str(think_s)}
+        # Engines read these variables. A Ray that the service joins has its own environment, so all processes get them.
+        os.environ |= {"FLEX_JUDGE_TEST_CALLS": str(calls), "FLEX_JUDGE_TEST_THINK": str(think_s)}
         flags = (*FLAGS, "--replicas", str(replicas), "--cpus-per-replica", "0.5", *flags)
-        service = stack.enter_context(serving(*flags, "--ledger", str(folder / "ledger"), **environment))
+        flags = (*flags, *stack.enter_context(start_ray()), "--ledger", str(folder / "ledger"))
+        service = stack.enter_context(serving(*flags))
         timer = threading.Timer(delay_s, inject, [service])
         timer.start()
         comparisons = [
@@ -163,12 +168,33 @@ def measure_restart_by_hand() -> FaultResult:
         return measure_fault("whole service, by hand", restart, ("--port", port))
 
 
+def measure_dead_node() -> FaultResult:
+    """Kill the second of two nodes, which has half of the replicas."""
+    cluster = Cluster()
+
+    @contextmanager
+    def start_two_nodes() -> Iterator[Sequence[str]]:
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        try:
+            yield "--address", cluster.address
+        finally:
+            cluster.shutdown()
+
+    def kill_second_node(_: Serving) -> None:
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+
+    return measure_fault("second node", kill_second_node, replicas=4, start_ray=start_two_nodes)
+
+
 def main(names: Sequence[str]) -> int:
     """Measure faults, and return 1 if anything was lost, doubled or judged twice."""
     faults: dict[str, Callable[[], FaultResult]] = {
         name: lambda name=name, parts=parts: measure_fault(name, kill_parts(*parts)) for name, parts in PARTS.items()
     }
     faults["3 of 3 replicas"] = lambda: measure_fault("3 of 3 replicas", kill_all_replicas, replicas=3)
+    faults["second node"] = measure_dead_node
     faults["whole service"] = measure_restart_by_hand
     header = f"{'fault':<28}{'lost':>6}{'doubled':>9}{'twice':>7}{'started':>9}{'gap s':>8}{'total s':>9}"
     print(header, flush=True)

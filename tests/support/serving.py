@@ -30,8 +30,8 @@ class Serving:
 
     process: subprocess.Popen[str]
     url: str
-    family: ProcessFamily
-    """Processes of its Ray."""
+    family: ProcessFamily | None
+    """Processes of its Ray; None if it joined one."""
     log: Path
     """Its log file."""
     environment: dict[str, str]
@@ -39,6 +39,7 @@ class Serving:
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """List the processes of its Ray whose command line contains a name."""
+        assert self.family is not None, "the service has no Ray of its own"
         self.family.find_members()
         return [p for p in self.family.list_alive() if name in _command(p)]
 
@@ -81,9 +82,10 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), f"the service did not start: {url!r}, exit status {process.wait(30)}"
         children = psutil.Process(process.pid).children(recursive=True)
-        (mark,) = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
-        family = ProcessFamily(mark)
-        family.find_members()
+        marks = {p.environ()[CLUSTER_VARIABLE] for p in children if CLUSTER_VARIABLE in p.environ()}
+        family = ProcessFamily(*marks) if marks else None
+        if family is not None:
+            family.find_members()
         yield Serving(process, url, family, log, whole_environment)
     finally:
         if process.poll() is None:

@@ -23,6 +23,7 @@ WRITERS = {
     "dpo": f"{_REPORT}.training:write_page",
     "grpo": f"{_REPORT}.training:write_page",
     "arithmetic_loop": f"{_STUDIES}.arithmetic_loop.page:write_run_page",
+    "grpo_curves": f"{_STUDIES}.grpo_curves.page:write_run_page",
     "pampa": f"{_STUDIES}.pampa.page:write_run_page",
 }
 """Kind of a run -> module and function that write its page. Loaded by name, so that a page loads only what it needs."""

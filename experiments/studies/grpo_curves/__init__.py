@@ -1,0 +1,1 @@
+"""GRPO curves: what a served judge teaches a policy, step by step, and whether the judge stays right meanwhile."""
