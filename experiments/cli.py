@@ -18,6 +18,7 @@ from flex_judge.experiments.common.command_extras import (
     require_command_extras,
 )
 from flex_judge.experiments.common.command_line import LAUNCHED_COMMAND, format_command, record_command
+from flex_judge.experiments.common.console import show_silent_start
 from flex_judge.experiments.common.stop_state import RESUME
 from flex_judge.experiments.common.stopping import describe_stop, run_process, run_stoppable
 from flex_judge.judges.errors import UsageError
@@ -97,7 +98,7 @@ def _run_command(argv: list[str]) -> int:
         options = parser.parse_args(spell_with_dashes(argv))
         require_command_extras(options.command)
         command = COMMANDS[options.command]
-        with describe_stop(command.stop_plan):
+        with describe_stop(command.stop_plan), show_silent_start():
             status: int = command.load_package().main(options)
         return status
     except ModuleNotFoundError as e:
@@ -146,13 +147,14 @@ def _run_training(name: str, argv: Sequence[str]) -> int:
 
         os.environ[LAUNCHED_COMMAND] = format_command([PROGRAM, name, *argv])
         return launch_ranks(command)
-    if name == "sft":
-        from flex_judge.experiments.commands.sft.run import main as train_judge
+    with show_silent_start():
+        if name == "sft":
+            from flex_judge.experiments.commands.sft.run import main as train_judge
 
-        return train_judge(argv)
-    from flex_judge.experiments.commands.train_policy.run import main as train_policy
+            return train_judge(argv)
+        from flex_judge.experiments.commands.train_policy.run import main as train_policy
 
-    return train_policy(name, argv)
+        return train_policy(name, argv)
 
 
 def _list_subcommand_flags(parser: argparse.ArgumentParser) -> list[str]:

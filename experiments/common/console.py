@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,9 @@ from flex_judge.experiments.common.streams import SafeStream
 if TYPE_CHECKING:
     from rich.console import Console
 
+NOTICE_S = 5.0, 15.0
+"""Seconds without any output after which the start of a command is mentioned, and then again."""
+_has_output = threading.Event()
 _terminals = [2]
 """Descriptors of the original standard error, one more for each redirection."""
 
@@ -74,8 +79,43 @@ def get_terminal() -> int:
     return _terminals[-1]
 
 
+def record_output() -> None:
+    """Record that this command shows something, see `show_silent_start`."""
+    _has_output.set()
+
+
+@contextmanager
+def show_silent_start() -> Iterator[None]:
+    """Say that a command is loading its libraries, until it shows something else.
+
+    Importing torch, transformers or TRL takes seconds, and on a busy machine a minute. Of several ranks, the first one
+    says so.
+    """
+    started, ended = time.monotonic(), threading.Event()
+    _has_output.clear()
+
+    def watch() -> None:
+        wait_s, next_s = NOTICE_S
+        while not _has_output.wait(wait_s) and not ended.is_set():
+            _write_line(f"loading libraries: {time.monotonic() - started:.0f} s so far")
+            wait_s = next_s
+
+    if os.environ.get("RANK", "0") == "0":
+        threading.Thread(target=watch, name="silent start", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        _has_output.set()
+
+
 def print_status(text: str) -> None:
     """Print a line for people on the original standard error; never raises, whoever reads it."""
+    record_output()
+    _write_line(text)
+
+
+def _write_line(text: str) -> None:
     sys.stderr.flush()
     with SafeStream(get_terminal()) as terminal:
         terminal.write(f"flex-judge: {text}\n")

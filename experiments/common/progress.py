@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from flex_judge.experiments.common.console import record_output
 from flex_judge.experiments.common.reporting.wording import format_duration
 from flex_judge.experiments.common.stopping import print_above
 
@@ -201,6 +202,7 @@ class Progress:
 
     def start_phase(self, title: str, total: int | None = None, done: int = 0, waiting_for: str = "") -> Phase:
         """Start a phase; phases may overlap. See `Phase` for the parameters."""
+        record_output()
         phase = Phase(title, total, done, waiting_for)
         with self._lock:
             self._phases.append(phase)
