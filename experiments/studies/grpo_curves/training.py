@@ -136,7 +136,7 @@ def train_policy(
     reward = JudgeReward(url, rubric=rubric, extra_rewards=[(_score_truth, 0.0)])
     evaluations: list[dict[str, Any]] = []
 
-    class Measure(TrainerCallback):
+    class Measure(TrainerCallback):  # type: ignore[misc] # transformers has no types
         """Evaluates the policy while it is trained."""
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
