@@ -14,6 +14,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests never download from a hub: they use files of the project or of packages, or create their own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# As on the command line. Two test processes share the CPUs, so computing threads must not wait for each other actively.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # Ray workers must be able to import the scripts of the scripted engine.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
