@@ -1,7 +1,7 @@
 """Scripted judge for every rubric, whose scores depend on the text of each response alone.
 
-Unlike the judges in `scripts`, it takes any number of responses, in any order, with and without media. Use it as
-`--engine scripted --model rating_judge:rate`.
+Unlike the judges in `scripts`, it takes any number of responses, in any order, with and without media. To serve it for
+a driver in tests/compat that is run by hand: `python -m rating_judge` in tests/support prints its URL.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from served import ServedJudge, served
+
+from flex_judge import FlexJudge
 from flex_judge.judges.engines import Sampling
 from flex_judge.judges.models.profiles import PROFILES
 
@@ -41,8 +47,7 @@ async def rate(prompt: str, sampling: Sampling) -> str:
         low, high, decimals = _SCALE.findall(system)[0]
         scores = [_rate_response(text, int(low), int(high)) for text in responses]
         reply = "".join(f"<answer>{score}{'.0' if decimals else ''}</answer>" for score in scores)
-    # The prompt of a forced answer already ends with the first tag.
-    return reply.removeprefix("<answer>") if sampling.regex else reply
+    return reply
 
 
 rate.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
@@ -52,3 +57,17 @@ def _rate_response(text: str, low: int, high: int) -> int:
     if named := re.findall(r"says=([0-9]+)", text):
         return min(high, max(low, int(named[-1])))
     return low + hashlib.sha256(text.encode()).digest()[0] % (high - low + 1)
+
+
+@contextmanager
+def serve_rating_judge() -> Iterator[ServedJudge]:
+    """Serve the judge without Ray. It never forces an answer, so that `mumble` stays unscored."""
+    settings = {"max_think_tokens": 400, "temperature": 0.0, "forced_answer": False}
+    with served(FlexJudge.from_pretrained("rating_judge:rate", engine="scripted", **settings)) as service:
+        yield service
+
+
+if __name__ == "__main__":
+    with serve_rating_judge() as running:
+        print(running.url, flush=True)
+        threading.Event().wait()

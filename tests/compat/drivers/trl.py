@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from driver_checks import Checks
-from tiny_policy import save_policy
+from tiny_policy import list_unprintable_tokens, save_policy
+from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from flex_judge import AsyncJudgeReward, JudgeReward
@@ -33,6 +34,7 @@ def build_trainer(folder: str, rewards: Any, **settings: Any) -> GRPOTrainer:
         bf16=False,
         report_to="none",
         disable_tqdm=True,
+        generation_kwargs={"suppress_tokens": list_unprintable_tokens(AutoTokenizer.from_pretrained(folder))},
         **settings,
     )
     dataset = Dataset.from_dict({"prompt": PROMPTS})
