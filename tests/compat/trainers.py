@@ -36,5 +36,27 @@ _ALL = (
         runs="GRPOTrainer (reward functions, advantages of unscored completions)",
         requirements=("trl",),
     ),
+    Trainer(
+        name="verl",
+        runs="RewardLoopWorker and RewardLoopManager with the managers naive, dapo, gdpo, remote and rate_limited",
+        requirements=("verl", "cachetools", "fastapi", "pillow", "uvicorn"),
+    ),
+    Trainer(
+        name="openrlhf",
+        runs="SingleTurnAgentExecutor (remote URL), RolloutRayActor's agent path, SamplesGenerator",
+        requirements=(
+            "aiohttp",
+            "ray",
+            "torch",
+            "tqdm",
+            "transformers",
+            "packaging",
+            "sympy",
+            "pylatexenc",
+            "numpy",
+            "pillow",
+        ),
+        without_dependencies=("openrlhf",),
+    ),
 )
 TRAINERS = {trainer.name: trainer for trainer in _ALL}
