@@ -63,7 +63,7 @@ VERL_ARGUMENTS = {
 logger = logging.getLogger(__name__)
 _reported_settings: set[str] = set()
 
-__all__ = ["JudgeRewardManager", "compute_score", "compute_score_sync"]
+__all__ = ["JudgeRewardManager", "compute_score", "compute_score_sync"]  # noqa: F822 - the first one is loaded on access
 
 
 def __getattr__(name: str) -> Any:
@@ -116,8 +116,8 @@ async def compute_score(
         reward: statistic that becomes the reward.
         normalize: normalization within a group.
         group_size: number of completions of a prompt (verl's rollout.n), if they are compared with each other. The
-            service collects them from all workers. With `JudgeRewardManager`, None means rollout.n; rollout.val_kwargs.n
-            must then be the same.
+            service collects them from all workers. With `JudgeRewardManager`, None means rollout.n;
+            rollout.val_kwargs.n must then be the same.
         group_timeout_s: seconds that the service waits for the completions of a group.
         prompt_key: key of the prompt in `extra_info`, as text or messages. None uses `question` if there is such a key,
             else the messages of the rollout, `raw_prompt`.
@@ -131,7 +131,7 @@ async def compute_score(
             each case costs an update. `mean`: 0, which is the group's mean with `normalize`, so the advantage is 0.
             `raise`: the run ends.
         run: name that separates the groups of this run from other runs on the same service. verl's workers share no
-            run id, so set it (to the experiment's name) together with group_size. `JudgeRewardManager` does not need it.
+            run id, so set it (to the experiment's name) together with group_size. `JudgeRewardManager` does without.
         others: further arguments of verl.
 
     Returns:

@@ -22,18 +22,20 @@ STUBS = str(Path(__file__).resolve().parents[1] / "stubs")
 sys.path.insert(0, STUBS)
 os.environ["PYTHONPATH"] = os.pathsep.join([STUBS, os.environ.get("PYTHONPATH", "")])
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-from aiohttp import ClientSession, web  # noqa: E402
-from doc_page import read_block  # noqa: E402
-from driver_checks import Checks  # noqa: E402
-from PIL import Image  # noqa: E402
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor, _load_agent_executor  # noqa: E402
-from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
-from tiny_policy import save_tokenizer  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
-from vllm import SamplingParams  # noqa: E402
+import ray
+import torch
+from aiohttp import ClientSession, web
+from doc_page import read_block
+from driver_checks import Checks
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor, _load_agent_executor
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+from PIL import Image
+from tiny_policy import save_tokenizer
+from transformers import AutoTokenizer
+from vllm import SamplingParams
+
+from flex_judge.judges.errors import UnscoredError
 
 GENERATIONS = 4
 Rollout = RolloutRayActor.__ray_metadata__.modified_class
@@ -187,12 +189,12 @@ def check_agent(checks: Checks, driver: Driver) -> None:
         assert [response["reward"] for response in responses] == [1, 5], responses
         assert [response["scores"] for response in responses] == [0, 1], responses
     with checks.check("an unscored completion ends the run by default"):
+        message = ""
         try:
             driver.generate(driver.write_agent(), ["says=2", "mumble", "says=6", "says=8"])
-        except Exception as e:
-            assert type(e).__name__ == "UnscoredError", repr(e)
-        else:
-            raise AssertionError("no error")
+        except UnscoredError as e:
+            message = str(e)
+        assert "unscored is 'raise'" in message, message
     with checks.check("unscored='mean' gives the mean of the group"):
         group = {"group_size": 4, "normalize": "center", "unscored": "mean"}
         responses = driver.generate(driver.write_agent(**group), ["says=2", "mumble", "says=6", "says=7"])
