@@ -55,7 +55,7 @@ from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, R
 URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
 PROMPT_KEY = "question"
-"""Key of the prompt in `extra_info`, without a `prompt_key`; if it is missing, the rollout's messages are the prompt."""
+"""Key of the prompt in `extra_info`, without a `prompt_key`; if it is missing, the rollout's messages are used."""
 GROUP_FIX = "use the reward manager JudgeRewardManager, or set reward_kwargs.group_size to rollout.n"
 VERL_ARGUMENTS = {
     "reward_router_address",

@@ -1,4 +1,4 @@
-"""Shared by the trainers that pass one completion per call: groups across calls, and numbers for unscored completions."""
+"""Shared by trainers that pass one completion per call: groups across calls, numbers for unscored completions."""
 
 from __future__ import annotations
 
