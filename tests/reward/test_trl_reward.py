@@ -374,10 +374,10 @@ def test_turns_and_steps_become_one_reward_per_completion(
 ) -> None:
     reward = JudgeReward(make_client(service), granularity=granularity, combination=combination, discount=0.5)
     log = Log()
-    unreadable = [{"role": "assistant", "content": [{"type": "image", "image": "/etc/passwd"}]}]
     question = [{"role": "user", "content": "Question?"}]
+    unreadable = [{"role": "user", "content": [{"type": "image", "image": "http://10.0.0.1/a.png"}]}]
     # The fake service scores texts by their length, and a trajectory by its number of messages.
-    rewards = reward([question] * 3, [COMPLETION_WITH_TOOLS, "four", unreadable], **log.offered)
+    rewards = reward([question, question, unreadable], [COMPLETION_WITH_TOOLS, "four", "five"], **log.offered)
     assert rewards == [pytest.approx(value), 4, None]
     assert log.columns["judge_status"] == ["ok", "ok", "invalid_input"]
     assert log.columns.get("judge_turn_rewards") == (turns and [turns, [4], [None]])
