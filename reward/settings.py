@@ -27,7 +27,7 @@ OnModelChange = Literal["raise", "warn", "allow"]
 
 @settings_class(kw_only=True)
 class RewardSettings(RewardSpec):
-    """Settings of a reward function: those of `RewardSpec`, and those of the calls from a trainer.
+    """Settings of a reward function: the fields of `RewardSpec`, and how calls of a trainer are handled.
 
     Example:
         >>> settings = RewardSettings(rubric="correctness", length_penalty=0.01, length_limit=200)
@@ -35,7 +35,7 @@ class RewardSettings(RewardSpec):
     """
 
     view: View = "full"
-    """What the judge sees of a completion with several messages: `full`, with tool calls and their results, or the
+    """Part of a completion with several messages that the judge sees: `full`, with tool calls and their results, or the
     `final` answer."""
     granularity: Granularity = "response"
     """Part of a completion that is judged: the whole `response`, each `turn` (an assistant message), or each `step` (an

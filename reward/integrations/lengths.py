@@ -15,8 +15,7 @@ from flex_judge.reward.settings import RewardSettings
 def count_words(response: Response) -> int:
     """Count the words of a response, separated by white space.
 
-    Of a trajectory, the policy's part counts: content, reasoning and the arguments of tool calls of the assistant
-    messages, but no tool results.
+    In a trajectory, only assistant messages count, with their content, reasoning and arguments of tool calls.
     """
     count = 0
     for message in response_to_messages(response):
