@@ -33,17 +33,17 @@ def test_the_cache_is_outside_the_repository(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_time_limit_that_is_over_is_a_reason(cache_folder: Path) -> None:
+    environment = open_environment(TRAINER, 0.0, upgrade=False)
     with pytest.raises(EnvironmentUnavailableError, match="not made within the time limit"):
-        with open_environment(TRAINER, 0.0, upgrade=False):
-            pass
+        environment.__enter__()
 
 
 def test_an_unreachable_index_is_a_reason(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("UV_CACHE_DIR", str(cache_folder / "uv"))
+    environment = open_environment(TRAINER, 60.0, upgrade=False)
     with pytest.raises(EnvironmentUnavailableError, match="the package index is unreachable"):
-        with open_environment(TRAINER, 60.0, upgrade=False):
-            pass
+        environment.__enter__()
 
 
 def make_report(name: str, when: str = "call", reason: str = "") -> Any:

@@ -33,7 +33,7 @@ UNUSED_ON_A_CPU = ("triton", "cuda-bindings", "nvidia-cusolver")
 _ALL = (
     Trainer(
         name="trl",
-        runs="GRPOTrainer (reward functions, advantages of unscored completions)",
+        runs="GRPOTrainer (also on two ranks), RLOOTrainer, OnlineDPOTrainer, rollout worker of AsyncGRPOTrainer",
         requirements=("trl",),
     ),
     Trainer(

@@ -200,15 +200,15 @@ async def test_without_a_question_the_messages_of_the_rollout_are_the_prompt(ser
 
 
 async def test_a_group_is_named_by_its_uid_and_has_rollout_n_members(service: FakeService) -> None:
-    row = {**ROW, "uid": "a1", "rollout_n": 1}
-    await compute_score(**build_call(service, extra_info=row, normalize="center"))
-    await compute_score(**build_call(service, extra_info=row, normalize="center", run="mine", group_size=2))
+    row, settings = {**ROW, "uid": "a1", "rollout_n": 1}, {"normalize": "center", "group_timeout_s": 5}
+    await compute_score(**build_call(service, extra_info=row, **settings))
+    await compute_score(**build_call(service, extra_info=row, run="mine", group_size=2, **settings))
     bodies = [request.body for request in service.seen]
     assert [body["samples"][0]["group"] for body in bodies] == ["a1", "mine a1"]
-    assert [body["spec"]["group_size"] for body in bodies] == [1, 2]
+    assert [body["group_size"] for body in bodies] == [1, 2]
 
 
 async def test_a_comparison_without_a_group_size_is_an_error(service: FakeService) -> None:
-    with pytest.raises(UsageError, match="group_size is missing: .*JudgeRewardManager"):
+    with pytest.raises(UsageError, match=r"group_size is missing: .*JudgeRewardManager"):
         await compute_score(**build_call(service, method="round_robin", reward="win_rate"))
     assert not service.seen

@@ -29,18 +29,19 @@ async def rate(prompt: str, sampling: Sampling) -> str:
     """Rate each response by the last `says=N` in its text, or by a hash of the text.
 
     `says=media` rates it by the number of images, videos and audio clips in the prompt and in the responses. A response
-    with the word `mumble` makes the reply unparseable, so that the comparison stays unscored. One with the
-    word `dawdle` keeps the judge busy for a second.
+    with the word `mumble` makes the reply unparseable, so that the comparison stays unscored. One with the word
+    `dawdle` keeps the judge busy for a second.
     """
-    system = prompt.partition("<|im_end|>")[0]
-    user = prompt.rpartition("user\n")[2].rpartition("<|im_start|>assistant")[0] or prompt.rpartition("user\n")[2]
+    # The prompt that is judged may hold control tokens of a chat template as text: take the first and the last ones.
+    system, _, turns = prompt.partition("<|im_end|>\n<|im_start|>user\n")
+    user = turns.rpartition("<|im_start|>assistant")[0]
     count = len(_MEDIA.findall(user))
     responses = [text.strip().replace("says=media", f"says={count}") for text in _RESPONSES.findall(user)]
     if sampling.stop == ("</think>",):
-        if "dawdle" in user:
+        if any("dawdle" in text for text in responses):
             await asyncio.sleep(1)
         return f"I look at {len(responses)} responses.</think>"
-    if "mumble" in user:
+    if any("mumble" in text for text in responses):
         return "<answer>perhaps</answer>"
     if "[[A>B]]" in system:
         first, second = (_rate_response(text, 0, 9) for text in responses)
