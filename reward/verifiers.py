@@ -171,7 +171,8 @@ class JudgedGroupEnvConfig(vf.EnvConfig):
     """The agent that attempts the task."""
     n: int = Field(4, ge=1)
     """Number of attempts per episode."""
-    judge: TraceJudgeConfig
+    # Not validated, because vf-eval builds the default before it reads the options that hold the URL.
+    judge: TraceJudgeConfig = TraceJudgeConfig.model_construct()
     """The judge of the attempts."""
 
 
@@ -185,6 +186,11 @@ class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
             --env.judge.method round_robin --env.judge.reward win_rate
     """
 
+    def __init__(self, config: JudgedGroupEnvConfig) -> None:
+        """Create the environment; the settings of its judge must be valid."""
+        super().__init__(config)
+        self.judge = TraceJudge(TraceJudgeConfig.model_validate(config.judge.model_dump()))
+
     async def run(self, task: vf.Task, agents: vf.Agents) -> None:
         """Run the attempts; `max_concurrent_agents` limits how many of them run at the same time."""
         async with asyncio.TaskGroup() as group:
@@ -194,10 +200,9 @@ class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
     async def finalize(self, task: vf.Task, episode: vf.Episode) -> None:
         """Judge all attempts that ended without an error; an attempt without a score fails the episode."""
         traces = [trace for trace in episode.traces if trace.ok]
-        judge = TraceJudge(self.config.judge)
-        values = await judge.score_group(task.data, traces) if traces else []
+        values = await self.judge.score_group(task.data, traces) if traces else []
         for trace, value in zip(traces, values, strict=True):
-            trace.record_reward(judge.reward_name, value, self.config.judge.weight)
+            trace.record_reward(self.judge.reward_name, value, self.judge.config.weight)
 
 
 def _build_prompt(task: vf.TaskData) -> list[Any]:

@@ -71,8 +71,14 @@ class ServiceSettings(BaseModel):
         Raises:
             UsageError: a setting is invalid.
         """
-        kind = self.rubric, self.method, self.reward, self.normalize
-        return RewardSpec(*kind, self.group_size, self.group_timeout_s)
+        return RewardSpec(
+            rubric=self.rubric,
+            method=self.method,
+            reward=self.reward,
+            normalize=self.normalize,
+            group_size=self.group_size,
+            group_timeout_s=self.group_timeout_s,
+        )
 
 
 async def judge_rows(
