@@ -206,7 +206,7 @@ class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
 
 
 def _build_prompt(task: vf.TaskData) -> list[Any]:
-    """Build the messages of a task's prompt, starting with its system prompt; empty if a user opens the conversation."""
+    """Build the messages of a task's prompt, its system prompt first; empty if a user opens the conversation."""
     if task.prompt is None:
         return []
     system = [{"role": "system", "content": task.system_prompt}] if task.system_prompt else []

@@ -1,4 +1,4 @@
-"""A judge service as the plug-ins of environment frameworks use it: their settings, and rewards for rows of rollouts."""
+"""A judge service for the plug-ins of environment frameworks: its settings there, and the rewards of rollouts."""
 
 from __future__ import annotations
 

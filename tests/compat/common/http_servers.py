@@ -79,7 +79,7 @@ def serve_policy(replies: Iterable[str]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:  # noqa: N802 - a name of http.server
+        def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             with lock:
                 message = {"role": "assistant", "content": next(remaining)}
@@ -90,7 +90,10 @@ def serve_policy(replies: Iterable[str]) -> Iterator[str]:
                 chunk = {**answer, "object": "chat.completion.chunk", "choices": [{**choice, "delta": message}]}
                 body, content_type = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", "text/event-stream"
             else:
-                body, content_type = json.dumps({**answer, "choices": [{**choice, "message": message}]}), "application/json"
+                body, content_type = (
+                    json.dumps({**answer, "choices": [{**choice, "message": message}]}),
+                    "application/json",
+                )
             self.send_response(200)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
