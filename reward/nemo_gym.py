@@ -8,7 +8,7 @@ NeMo-Gym starts a server from a folder of the user, `resources_servers/flex_judg
         JudgeResourcesServer.run_webserver()
 
 A rollout without a score gets the failure class `judge_failed`, by which NeMo-Gym writes it to the file of failures:
-it is no part of the results and their metrics, and a resumed run tries it again.
+it is no part of the results and their metrics, and a resumed run tries it again, up to the limit of NeMo-Gym.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from nemo_gym.base_resources_server import (
     BaseVerifyResponse,
     SimpleResourcesServer,
 )
+from nemo_gym.config_types import AggregateMetrics, AggregateMetricsRequest
 from nemo_gym.global_config import TASK_INDEX_KEY_NAME
-from nemo_gym.rollout_collection import NG_FAILURE_CLASS_KEY, NG_TERMINAL_KEY
 from pydantic import ConfigDict, model_validator
 
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS, TOOLS_COLUMN
@@ -34,6 +34,9 @@ from flex_judge.reward.integrations.service import ServiceSettings, judge_rows, 
 from flex_judge.reward.types import Reward
 
 FAILURE_CLASS = "judge_failed"
+# Named in nemo_gym.rollout_collection too, which loads clients of experiment trackers.
+FAILURE_CLASS_KEY = "_ng_failure_class"
+TERMINAL_KEY = "_ng_failure_terminal"
 PLACEHOLDER = 0.0
 """Reward of a failure row: NeMo-Gym requires a number there, and excludes the row by its failure class."""
 
@@ -122,14 +125,19 @@ class JudgeResourcesServer(SimpleResourcesServer):
             require_values([reward])
         return JudgeVerifyResponse(**body.model_dump(), **_build_result(reward))
 
+    async def aggregate_metrics(self, body: AggregateMetricsRequest) -> AggregateMetrics:
+        """Compute metrics of the scored rollouts; NeMo-Gym passes failures too, as if they had the reward 0."""
+        scored = [row for row in body.verify_responses if FAILURE_CLASS_KEY not in row]
+        return await super().aggregate_metrics(AggregateMetricsRequest(verify_responses=scored))
+
 
 def _build_result(reward: Reward) -> dict[str, Any]:
     """Build the fields of the answer; without a value, those that mark a failure."""
     failure: dict[str, Any] = {}
     if reward.value is None:
-        failure[NG_FAILURE_CLASS_KEY] = FAILURE_CLASS
+        failure[FAILURE_CLASS_KEY] = FAILURE_CLASS
         if reward.status.is_final:  # the same row would fail again
-            failure[NG_TERMINAL_KEY] = True
+            failure[TERMINAL_KEY] = True
     return {
         **failure,
         "reward": PLACEHOLDER if reward.value is None else reward.value,

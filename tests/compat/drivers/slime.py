@@ -49,6 +49,8 @@ from slime.rollout.rm_hub import async_rm  # noqa: E402
 from slime.rollout.sglang_rollout import generate_and_rm_group  # noqa: E402
 from slime.utils.types import Sample  # noqa: E402
 
+from flex_judge.judges.errors import UnscoredError  # noqa: E402
+
 
 async def generate_answer(args: Namespace, sample: Any, sampling_params: dict[str, Any]) -> Any:
     """Write the text in the metadata of a sample as its response: slime's --custom-generate-function-path."""
@@ -179,15 +181,13 @@ async def check_function(checks: Checks, url: str, folder: str) -> None:
         ours = make_train_data(make_args(folder, custom_reward_post_process_path=NORMALIZE), group)["rewards"]
         assert all(abs(a - b) < 1e-5 for a, b in zip(own, ours, strict=True)), (own, ours)
     with checks.check("a sample that is judged alone and has no score ends the run with advice") as detail:
-        try:
-            args = make_args(folder, custom_rm_path=FUNCTION)
-            await generate_and_rm_group(args, make_group(["mumble"]), {})
-        except Exception as e:  # noqa: BLE001 - its type is checked
-            assert type(e).__name__ == "UnscoredError", repr(e)
-            assert "--group-rm" in str(e), e
-            detail.append(str(e))
-        else:
-            raise AssertionError("no error")
+        args = make_args(folder, custom_rm_path=FUNCTION)
+        (failure,) = await asyncio.gather(
+            generate_and_rm_group(args, make_group(["mumble"]), {}), return_exceptions=True
+        )
+        assert isinstance(failure, UnscoredError), failure
+        assert "--group-rm" in str(failure), failure
+        detail.append(str(failure))
     with checks.check("--reward-key selects the number, and the status is beside it"):
         args = make_args(folder, custom_rm_path=FUNCTION, group_rm=True, reward_key="score")
         group = await generate_and_rm_group(args, make_group(["says=2", "mumble", "says=6", "says=7"]), {})
