@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from compat_table import PROPERTY, TrainerRun
 from environments import Environment, EnvironmentUnavailableError, open_environment
-from served import ServedJudge, served
+from rating_judge import serve_rating_judge
+from served import ServedJudge
 from trainers import TRAINERS
-
-from flex_judge import FlexJudge
 
 HERE = Path(__file__).parent
 TIME_LIMIT_S = 120.0
@@ -29,8 +28,7 @@ RunDriver = Callable[..., list[dict[str, Any]]]
 @pytest.fixture(scope="session")
 def served_judge() -> Iterator[ServedJudge]:
     """Serve a scripted judge of every rubric, see `rating_judge`."""
-    judge = FlexJudge.from_pretrained("rating_judge:rate", engine="scripted", max_think_tokens=400, temperature=0.0)
-    with served(judge) as service:
+    with serve_rating_judge() as service:
         yield service
 
 
@@ -95,7 +93,13 @@ def _run_driver(environment: Environment, url: str, variables: dict[str, str]) -
         **variables,
     }
     with subprocess.Popen(
-        command, env=values, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=values,
+        cwd=environment.folder,  # not in the checkout: Ray lets its workers import from the working folder
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             output, errors = process.communicate(timeout=DRIVER_TIMEOUT_S)

@@ -133,7 +133,7 @@ def _build_wheel(cache_folder: Path, deadline: float | None) -> Path:
 def _install(trainer: Trainer, wheel: Path, target: Path, deadline: float | None, *, upgrade: bool) -> None:
     """Create the environment, and install the trainer and the wheel."""
     if not (target / "bin" / "python").exists():
-        _run_uv(["venv", "--quiet", "--clear", "--python", trainer.python, str(target)], deadline)
+        _run_uv(["venv", "--quiet", "--clear", "--python", _find_python(trainer.python), str(target)], deadline)
     overrides = target / "overrides.txt"
     left_out = [f"{name} ; sys_platform == 'never'" for name in (*UNUSED_ON_A_CPU, *trainer.refuse)]
     overrides.write_text("\n".join([*OVERRIDES, *left_out]) + "\n")
@@ -142,6 +142,17 @@ def _install(trainer: Trainer, wheel: Path, target: Path, deadline: float | None
     _run_uv([*install, *trainer.requirements, str(wheel)], deadline)
     if trainer.without_dependencies:
         _run_uv([*install, "--no-deps", *trainer.without_dependencies], deadline)
+
+
+def _find_python(version: str) -> str:
+    """Find an interpreter of a version that pyenv has but does not show on PATH.
+
+    Returns:
+        Its path; else the version, for which uv looks on PATH and then downloads an interpreter.
+    """
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    paths = sorted(root.glob(f"versions/{version}.*/bin/python{version}"))
+    return str(paths[-1]) if paths else version
 
 
 def _read_version(trainer: Trainer, target: Path) -> str:

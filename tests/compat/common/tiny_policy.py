@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-TEXTS = ["What is 2 + 3? It is 5.", "says=0 says=1 says=2 says=3 says=4 says=5 says=6 says=7 says=8 says=9 mumble"]
+TEXTS = ["What is 2 + 3? It is 5.", "says=0 says=1 says=2 says=3 says=4 says=5 says=6 says=7 says=8 says=9"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -28,6 +28,16 @@ def save_tokenizer(folder: str | Path) -> Any:
     )
     fast.save_pretrained(folder)
     return fast
+
+
+def list_unprintable_tokens(tokenizer: Any) -> list[int]:
+    """List the ids of tokens that a policy with random weights must not generate: special ones, and single bytes.
+
+    Pass them to the trainer's generation as `suppress_tokens`, so that every completion is text.
+    """
+    ids = range(len(tokenizer))
+    texts = [tokenizer.decode([i], skip_special_tokens=True) for i in ids]
+    return [i for i, text in zip(ids, texts, strict=True) if not (text and text.isascii() and text.isprintable())]
 
 
 def save_policy(folder: str | Path) -> str:
