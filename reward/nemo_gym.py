@@ -107,16 +107,16 @@ class JudgeResourcesServer(SimpleResourcesServer):
         """
         config = self.config
         fields = body.model_extra or {}
+        tools = [tool if isinstance(tool, dict) else tool.model_dump() for tool in body.responses_create_params.tools]
+        media = {name: fields[name] for name in PROMPT_COLUMNS if fields.get(name) is not None}
         row = {
             "prompt": _build_prompt(body),
             "response": list(_convert_items([item.model_dump() for item in body.response.output])),
-            "columns": {name: fields[name] for name in PROMPT_COLUMNS if fields.get(name) is not None},
+            "columns": {TOOLS_COLUMN: tools, **media},
             "baseline": fields.get(config.baseline_field) if config.baseline_field else None,
             "baseline_column": config.baseline_field or None,
             "group": f"{config.run} {fields.get(TASK_INDEX_KEY_NAME, '')}".strip() or None,
         }
-        tools = [tool if isinstance(tool, dict) else tool.model_dump() for tool in body.responses_create_params.tools]
-        row["columns"].setdefault(TOOLS_COLUMN, tools)
         try:
             (reward,) = await judge_rows(config.build_client(), config.build_spec(), [row], config.view)
         except ServiceUnavailableError as e:

@@ -146,7 +146,7 @@ def _list_variables() -> list[tuple[str, str]]:
 def _read_settings(rm_url: str, variables: tuple[tuple[str, str], ...]) -> SlimeSettings:
     values = {"url": rm_url.removesuffix("/").removesuffix(RM_PATH), "run": get_run_id(), **dict(variables)}
     try:
-        return SlimeSettings(**values)
+        return SlimeSettings.model_validate(values)
     except ValidationError as e:
         error = e.errors(include_url=False)[0]
         names = "".join(f"{VARIABLE_PREFIX}{str(name).upper()}: " for name in error["loc"])

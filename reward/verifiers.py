@@ -21,6 +21,7 @@ from typing import Any, Self
 import verifiers.v1 as vf
 from pydantic import Field, model_validator
 
+from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UsageError
 from flex_judge.reward.client.client import KEY_VARIABLE, JudgeClient
 from flex_judge.reward.integrations.service import ServiceSettings, judge_rows, require_values
@@ -104,7 +105,7 @@ class TraceJudge(vf.Judge[float, TraceJudgeConfig]):
     async def score_group(self, task: vf.TaskData, traces: Sequence[vf.Trace]) -> list[float]:
         """Score all traces of a task in one call, and record it on each of them; see `score` for the errors."""
         rows = [self._build_row(task, trace) for trace in traces]
-        view = "full" if self.config.view == "full_trace" else "final"
+        view: View = "full" if self.config.view == "full_trace" else "final"
         rewards = await judge_rows(self.config.build_client(), self.config.build_spec(), rows, view)
         for trace, reward in zip(traces, rewards, strict=True):
             self._record_call(trace, reward)
