@@ -1,13 +1,13 @@
 """The judge as a resources server of NeMo-Gym (0.4): `verify` asks a judge service for the reward of a rollout.
 
-NeMo-Gym starts a server from a folder of the user, `resources_servers/flex_judge`, whose `app.py` is:
+NeMo-Gym starts a server from a folder of the user, `resources_servers/flex_judge`, with this `app.py`:
 
     from flex_judge.reward.nemo_gym import JudgeResourcesServer
 
     if __name__ == "__main__":
         JudgeResourcesServer.run_webserver()
 
-A rollout without a score gets the failure class `judge_failed`, by which NeMo-Gym writes it to the file of failures:
+A rollout without a score gets the failure class `judge_failed`, so NeMo-Gym writes it to the file of failures:
 it is no part of the results and their metrics, and a resumed run tries it again, up to the limit of NeMo-Gym.
 """
 
@@ -44,12 +44,12 @@ __all__ = ["JudgeResourcesServer", "JudgeResourcesServerConfig"]
 
 
 class JudgeResourcesServerConfig(ServiceSettings, BaseResourcesServerConfig):
-    """Settings of the server in NeMo-Gym's YAML file, beside those of every resources server."""
+    """Settings of the server in NeMo-Gym's YAML file."""
 
     name: str = "flex_judge"
     """Name of the server instance; NeMo-Gym sets it."""
     view: View = "full"
-    """What the judge sees of a rollout: every message with tool calls and their results, or the final answer."""
+    """Part of a rollout that the judge sees: every message with tool calls and their results, or the final answer."""
     baseline_field: str = ""
     """Field of the row with the answer that the method `baseline` compares with."""
     unscored: Literal["failure", "error"] = "failure"

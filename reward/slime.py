@@ -7,7 +7,7 @@ Settings are environment variables of the rollout process: `FLEX_JUDGE_URL`, or 
 `SlimeSettings`.
 
 slime has no reward for an unscored completion. With `--group-rm`, such a sample gets the mean of the scored samples of
-its group, which leaves the mean of the group as it is, and `remove_sample`, by which slime masks its loss. Without
+its group, which does not change this mean, and the mark `remove_sample`, so slime masks its loss. Without
 `--group-rm` the group is not known here, so this needs a second function, which then normalizes each group without its
 unscored samples:
 
@@ -50,7 +50,7 @@ class SlimeSettings(ServiceSettings):
     """Settings of `judge_reward`, each from the environment variable `FLEX_JUDGE_` and its name in capitals."""
 
     view: View = "full"
-    """What the judge sees of a response with several messages."""
+    """Part of a response with several messages that the judge sees: all of it, or the final answer."""
 
     @model_validator(mode="after")
     def check_group(self) -> Self:

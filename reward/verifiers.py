@@ -38,14 +38,14 @@ __all__ = ["JudgedGroupEnv", "JudgedGroupEnvConfig", "TraceJudge", "TraceJudgeCo
 
 
 class TraceJudgeConfig(ServiceSettings, vf.JudgeConfig):
-    """Settings of `TraceJudge`, beside the `name` and `weight` that every judge of verifiers has."""
+    """Settings of `TraceJudge`; `name` and `weight` have the same meaning as for every judge of verifiers."""
 
     id: str = ID
     """Id by which verifiers finds the judge."""
     api_key_var: str = KEY_VARIABLE
     """Environment variable with the API key of the service."""
     view: vf.JudgeView = "full_trace"
-    """What the judge sees of a trace: every message after the task's prompt, or the last reply."""
+    """Part of a trace that the judge sees: every message after the task's prompt, or the last reply."""
     baseline_field: str = ""
     """Field of the task with the answer that the method `baseline` compares with."""
     input_price: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -180,7 +180,7 @@ class JudgedGroupEnvConfig(vf.EnvConfig):
 class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
     """Environment in which an agent attempts a task n times, and the judge compares the attempts in one call.
 
-    Each trace gets its reward under the name of the judge, beside the rewards of the task.
+    Each trace gets its reward under the name of the judge; it also has the rewards of its task.
 
     Example:
         vf-eval my-taskset --env.id flex-judge --env.n 8 --env.judge.url http://10.0.0.1:8000

@@ -47,7 +47,7 @@ class ServiceSettings(BaseModel):
 
     @model_validator(mode="after")
     def check_settings(self) -> Self:
-        """Read the URL from the environment if there is none, and check all values together."""
+        """Read a missing URL from the environment, and check all values together."""
         if not self.url:
             url = os.environ.get(URL_VARIABLE, "").strip()
             if not url:

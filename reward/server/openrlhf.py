@@ -13,7 +13,7 @@ every sample has, such as `judge_invalid_input`: 1 for a sample that cannot be j
 slime: `--rm-type remote_rm --rm-url http://HOST:8000/rm`
 
 slime posts `{"prompt": ..., "response": ..., "label": ...}` for each sample, and the answer becomes the reward of the
-sample as it is: a number. It waits 120 s and tries ten times. It has no value for an unscored completion either: null
+sample, so it is a number. slime waits 120 s and tries ten times. It has no value for an unscored completion either: null
 ends its run at the next advantages. `flex_judge.reward.slime` leaves such a completion out of the loss instead.
 """
 
