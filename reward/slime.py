@@ -137,7 +137,7 @@ def normalize_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], l
 
 
 def _list_variables() -> list[tuple[str, str]]:
-    """List the settings in the environment; other variables of this project are none of SlimeSettings."""
+    """List the settings of SlimeSettings in the environment; other variables of this project are left out."""
     names = {VARIABLE_PREFIX + name.upper(): name for name in SlimeSettings.model_fields}
     return sorted((names[name], value) for name, value in os.environ.items() if name in names and value.strip())
 

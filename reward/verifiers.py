@@ -41,7 +41,7 @@ class TraceJudgeConfig(ServiceSettings, vf.JudgeConfig):
     """Settings of `TraceJudge`; `name` and `weight` have the same meaning as for every judge of verifiers."""
 
     id: str = ID
-    """Id by which verifiers finds the judge."""
+    """Id of the plug-in."""
     api_key_var: str = KEY_VARIABLE
     """Environment variable with the API key of the service."""
     view: vf.JudgeView = "full_trace"
@@ -178,7 +178,7 @@ class JudgedGroupEnvConfig(vf.EnvConfig):
 
 
 class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
-    """Environment in which an agent attempts a task n times, and the judge compares the attempts in one call.
+    """Environment of n attempts at a task, which the judge compares in one call.
 
     Each trace gets its reward under the name of the judge; it also has the rewards of its task.
 

@@ -12,8 +12,8 @@ every sample has, such as `judge_invalid_input`: 1 for a sample that cannot be j
 
 slime: `--rm-type remote_rm --rm-url http://HOST:8000/rm`
 
-slime posts `{"prompt": ..., "response": ..., "label": ...}` for each sample, and the answer becomes the reward of the
-sample, so it is a number. slime waits 120 s and tries ten times. It has no value for an unscored completion either: null
+slime posts `{"prompt": ..., "response": ..., "label": ...}` for each sample. The answer becomes the sample's reward, so
+it is a number. slime waits 120 s and tries ten times. It has no value for an unscored completion either: null
 ends its run at the next advantages. `flex_judge.reward.slime` leaves such a completion out of the loss instead.
 """
 
