@@ -27,6 +27,8 @@ import torch
 from aiohttp import ClientSession, web
 from doc_page import read_block
 from driver_checks import Checks
+from local_ray import start_ray
+from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor, _load_agent_executor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -142,6 +144,17 @@ def check_remote(checks: Checks, driver: Driver) -> None:
     with checks.check("a service that stays away gives no reward, and not a number"):
         (response,) = driver.generate(SingleTurnAgentExecutor("http://127.0.0.1:9/get_reward"), ["says=3"])
         assert response["reward"] is None, response
+        missing = generator._process_response_into_experience(response)
+        (scored,) = driver.generate(SingleTurnAgentExecutor(remote), ["says=3"])
+        present = generator._process_response_into_experience(scored)
+        # Without any reward, OpenRLHF wants a reward model of its own; a batch with a gap cannot be merged.
+        assert Experience.concat_experiences([missing, missing], 0).rewards is None
+        try:
+            Experience.concat_experiences([present, missing], 0)
+        except (AttributeError, TypeError):
+            pass
+        else:
+            raise AssertionError("OpenRLHF now merges experiences without a reward")
 
 
 async def score_with_failures(driver: Driver, remote: str, failures: int) -> list[dict[str, Any]]:
@@ -235,7 +248,7 @@ def main(url: str) -> None:
         driver = Driver(url, folder)
         check_remote(checks, driver)
         check_agent(checks, driver)
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+        start_ray(num_cpus=2)
         check_filtering(checks, driver)
         ray.shutdown()
     checks.finish()

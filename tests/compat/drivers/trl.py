@@ -94,7 +94,7 @@ def check_unscored(checks: Checks, folder: str, url: str) -> None:
         assert [rewards[i] for i in (0, 1, 3)] == [2, 4, 6], rewards
         assert math.isnan(rewards[2]), rewards
     with checks.check("AsyncGRPOTrainer's rollout worker gives it the advantage 0"):
-        sequences = [[TrainingSequence([1], [1], [0.0], rollout_id=i)] for i in range(len(TEXTS))]
+        sequences = [[TrainingSequence([1], [1], [0.0], rollout_id=str(i))] for i in range(len(TEXTS))]
         counts = [0] * len(TEXTS)
         group = RolloutGroup(
             prompts, {}, completions, [[1]] * len(TEXTS), sequences, counts, counts, 0, 0, [None] * 4, [None] * 4

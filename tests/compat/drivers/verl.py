@@ -19,6 +19,7 @@ import torch
 from doc_page import read_settings
 from driver_checks import Checks
 from hydra import compose, initialize_config_dir
+from local_ray import start_ray
 from PIL import Image
 from tiny_policy import save_policy
 from transformers import AutoTokenizer
@@ -207,7 +208,9 @@ def read_image_row(folder: str, config: Any) -> dict[str, Any]:
     }
     file = str(Path(folder) / "rows.parquet")
     datasets.Dataset.from_list([row]).to_parquet(file)
-    columns = dict(RLHFDataset(file, AutoTokenizer.from_pretrained(folder), config.data)[0])
+    dataset = RLHFDataset(file, AutoTokenizer.from_pretrained(folder), config.data)
+    dataset.processor = object()  # one is required with images, but not used to read a row
+    columns = dict(dataset[0])
     columns.pop("dummy_tensor")
     parts = columns["raw_prompt"][0]["content"]
     assert [part["type"] for part in parts] == ["image", "text"], parts
@@ -253,7 +256,7 @@ def check_update(checks: Checks) -> None:
 
 def main(url: str) -> None:
     checks = Checks()
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    start_ray(num_cpus=4)
     with tempfile.TemporaryDirectory() as folder:
         save_policy(folder)
         check_managers(checks, folder, url)
