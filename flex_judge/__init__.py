@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from flex_judge.reward.client.client import JudgeClient
     from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
+    # For type checkers. At runtime, `__getattr__` computes the list, because verifiers reads it to find its plug-ins.
+    __all__ = [
+        "AsyncJudgeReward",
+        "Comparison",
+        "FlexJudge",
+        "JudgeClient",
+        "JudgeReward",
+        "Judgment",
+        "Message",
+        "Status",
+        "__version__",
+    ]
+
 __version__ = "0.1.0"
 
 __getattr__ = lazy_exports(
@@ -34,16 +47,6 @@ __getattr__ = lazy_exports(
         "flex_judge.reward.client.client": ["JudgeClient"],
         "flex_judge.reward.trl": ["AsyncJudgeReward", "JudgeReward"],
     },
+    plugins={"verifiers.v1.judge": {"flex_judge.reward.verifiers": ["JudgedGroupEnv", "TraceJudge"]}},
+    defined=["__version__"],
 )
-
-__all__ = [
-    "AsyncJudgeReward",
-    "Comparison",
-    "FlexJudge",
-    "JudgeClient",
-    "JudgeReward",
-    "Judgment",
-    "Message",
-    "Status",
-    "__version__",
-]

@@ -1,197 +1,238 @@
-"""The judge as reward functions of verifiers' rubrics, and as a judge of traces for its version 1.
+"""The judge as plug-ins of verifiers (0.4): a judge of traces, and an environment that compares attempts.
 
-    rubric = vf.Rubric(funcs=[judge_reward("http://10.0.0.1:8000", rubric="correctness")])
+verifiers finds both by the id `flex-judge`, in the configuration of a run:
 
-A completion without a score raises an error; it never becomes a number. `Rubric` catches errors of reward functions and
-counts them as 0, so the error is also stored in `state["error"]`: verifiers and its trainers use it to exclude failed
-rollouts from training. In version 1, an error of a judge marks its rollout as failed without this step.
+    [[env.taskset.task.judges]]
+    id = "flex-judge"
+    url = "http://10.0.0.1:8000"
+    rubric = "correctness"
+
+A trace without a score raises UnscoredError, so that verifiers marks the rollout as failed; it never becomes a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Self
+
+import verifiers.v1 as vf
+from pydantic import Field, model_validator
 
 from flex_judge.judges.conversations.messages import View
-from flex_judge.judges.errors import JudgeError, UnscoredError, UsageError
-from flex_judge.reward.integrations.local import resolve_judge
-from flex_judge.reward.integrations.rows import RowConverter
-from flex_judge.reward.types import Reward, RewardSpec
+from flex_judge.judges.errors import UsageError
+from flex_judge.reward.client.client import KEY_VARIABLE, JudgeClient
+from flex_judge.reward.integrations.service import ServiceSettings, judge_rows, require_values
+from flex_judge.reward.types import Reward
 
-if TYPE_CHECKING:
-    from flex_judge.judges.judge import FlexJudge
-    from flex_judge.reward.client.client import JudgeClient
+ID = "flex-judge"
+UNUSED_SETTINGS = ("base_url", "headers", "headers_from_env", "timeout", "model", "sampling", "prompt")
+"""Settings of verifiers' own judges, which call a model themselves."""
+STATISTICS = ("score", "expected", "win_rate", "rank", "margin", "disagreement")
+"""Fields of a reward that become metrics of its trace."""
+PRICED_TOKENS = 1_000_000
 
-NAME = "flex_judge"
-CONCURRENCY = 64
-
-__all__ = ["TraceJudge", "judge_group_reward", "judge_reward"]
-
-
-def judge_reward(
-    judge: FlexJudge | JudgeClient | str,
-    *,
-    name: str = NAME,
-    api_key: str | None = None,
-    deadline_s: float | None = None,
-    **spec: Any,
-) -> Callable[..., Awaitable[float]]:
-    """Create a reward function for single rollouts.
-
-    Args:
-        judge: the URL of a judge service, a client of one, or a judge in this process.
-        name: name of the reward in verifiers' reports.
-        api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
-        deadline_s: time limit of a call in seconds (default 600).
-        spec: rubric, method, reward, normalize, group_size and group_timeout_s, see
-            `flex_judge.reward.types.RewardSpec`. `view="final"` shows the judge only the final answer of a completion
-            with several messages. With a group_size, the service collects the rollouts of a prompt
-            (`judge_group_reward` does not need it); `run` then names this run, to
-            separate its groups from other runs on the same service.
-
-    Raises:
-        UsageError: a setting has an invalid value or conflicts with another one.
-    """
-    scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
-
-    # verifiers passes arguments by parameter name, so all names are kept, also of unused ones.
-    async def score_rollout(prompt: Any, completion: Any, answer: Any, state: Any, task: Any, info: Any) -> float:
-        """Score one rollout; an error is raised and stored in `state["error"]`."""
-        del answer, task, info
-        (value,) = await scorer.score_rollouts([prompt], [completion], [state])
-        return value
-
-    score_rollout.__name__ = score_rollout.__qualname__ = name
-    return score_rollout
+__all__ = ["JudgedGroupEnv", "JudgedGroupEnvConfig", "TraceJudge", "TraceJudgeConfig"]
 
 
-def judge_group_reward(
-    judge: FlexJudge | JudgeClient | str,
-    *,
-    name: str = NAME,
-    api_key: str | None = None,
-    deadline_s: float | None = None,
-    **spec: Any,
-) -> Callable[..., Awaitable[list[float]]]:
-    """Create a reward function for all rollouts of a group, which can be compared with each other.
+class TraceJudgeConfig(ServiceSettings, vf.JudgeConfig):
+    """Settings of `TraceJudge`; `name` and `weight` have the same meaning as for every judge of verifiers."""
 
-    The arguments are the same as for `judge_reward`. A single rollout without a score is an error of the whole group.
-    """
-    scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
+    id: str = ID
+    """Id of the plug-in."""
+    api_key_var: str = KEY_VARIABLE
+    """Environment variable with the API key of the service."""
+    view: vf.JudgeView = "full_trace"
+    """Part of a trace that the judge sees: every message after the task's prompt, or the last reply."""
+    baseline_field: str = ""
+    """Field of the task with the answer that the method `baseline` compares with."""
+    input_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Price of a million prompt tokens of the judge in USD; with both prices, the trace records the cost."""
+    output_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Price of a million generated tokens of the judge in USD."""
 
-    async def score_group(
-        prompts: Any, completions: Any, answers: Any, states: Any, tasks: Any, infos: Any
-    ) -> list[float]:
-        """Score all rollouts of a group; an error is raised and stored in each `state["error"]`."""
-        del answers, tasks, infos
-        return await scorer.score_rollouts(prompts, completions, states)
+    @model_validator(mode="after")
+    def check_fields(self) -> Self:
+        """Refuse settings that would have no effect."""
+        for name in UNUSED_SETTINGS:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{name}: the judge service has its own model and prompt, so this setting has no effect; remove it"
+                )
+        if (self.method == "baseline") != bool(self.baseline_field):
+            raise ValueError("baseline_field: must name a field of the task if method is 'baseline', else be empty")
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("input_price, output_price: set both or none")
+        return self
 
-    score_group.__name__ = score_group.__qualname__ = name
-    return score_group
+    def build_client(self) -> JudgeClient:
+        """Build the client, with the key from `api_key_var`.
+
+        Raises:
+            UsageError: a setting is invalid.
+        """
+        key = os.environ.get(self.api_key_var, "").strip() or None
+        return JudgeClient(self.url, key, deadline_s=self.deadline_s, concurrency=self.concurrency)
 
 
-class TraceJudge:
-    """Judge of traces, for verifiers' version 1.
+class TraceJudge(vf.Judge[float, TraceJudgeConfig]):
+    """Judge of traces, by a judge service.
 
     Example:
-        >>> class MyTask(vf.Task):
-        ...     @vf.reward
-        ...     async def quality(self, task, trace) -> float:
-        ...         return await JUDGE.score(task, trace)
+        >>> judge = TraceJudge(TraceJudgeConfig(url="http://10.0.0.1:8000", rubric="correctness"))
+        >>> reward = await judge.score(task.data, trace)
     """
 
-    def __init__(
-        self,
-        judge: FlexJudge | JudgeClient | str,
-        *,
-        transcript: bool = False,
-        api_key: str | None = None,
-        deadline_s: float | None = None,
-        **spec: Any,
-    ) -> None:
-        """Configure the judge.
+    async def score(self, task: vf.TaskData, trace: vf.Trace) -> float:
+        """Score a trace, and record the call on it.
+
+        With a `group_size`, the service collects the traces of a task from all calls.
 
         Args:
-            judge: the URL of a judge service, a client of one, or a judge in this process.
-            transcript: judge the whole transcript instead of the last reply.
-            api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
-            deadline_s: time limit of a call in seconds (default 600).
-            spec: see `judge_reward`.
-        """
-        self._scorer = _RolloutScorer(judge, api_key, deadline_s, spec)
-        self._transcript = transcript
-
-    async def score(self, task: Any, trace: Any) -> float:
-        """Score a trace.
-
-        Args:
-            task: the task's data, with `prompt` (text or messages) and `system_prompt`.
-            trace: the rollout, with `last_reply` and `transcript`.
+            task: the task's data, with `prompt` and `system_prompt`.
+            trace: the rollout.
 
         Raises:
             UnscoredError: the judge gave no score.
-            UsageError: the trace cannot be judged.
+            UsageError: a setting is wrong.
             ServiceUnavailableError: the service judges nothing in consecutive calls.
         """
         (value,) = await self.score_group(task, [trace])
         return value
 
-    async def score_group(self, task: Any, traces: Sequence[Any]) -> list[float]:
-        """Score all traces of a task together, as a `@vf.group_reward` does."""
-        prompt = _build_prompt(task)
-        replies = [trace.transcript if self._transcript else trace.last_reply for trace in traces]
-        return await self._scorer.score_rollouts([prompt] * len(traces), replies, [None] * len(traces))
+    async def score_group(self, task: vf.TaskData, traces: Sequence[vf.Trace]) -> list[float]:
+        """Score all traces of a task in one call, and record it on each of them; see `score` for the errors."""
+        rows = [self._build_row(task, trace) for trace in traces]
+        view: View = "full" if self.config.view == "full_trace" else "final"
+        rewards = await judge_rows(self.config.build_client(), self.config.build_spec(), rows, view)
+        for trace, reward in zip(traces, rewards, strict=True):
+            self._record_call(trace, reward)
+        return require_values(rewards)
 
+    def _build_row(self, task: vf.TaskData, trace: vf.Trace) -> dict[str, Any]:
+        """Build the arguments of `RowConverter.build_sample`."""
+        nodes = trace.branches[-1].nodes if trace.branches else []
+        start = next((i for i, node in enumerate(nodes) if node.sampled), len(nodes))
+        # The prompt of the task is the same in all its traces. What a harness adds to it, such as paths, is not.
+        prompt = _build_prompt(task) or [_convert_message(node.message) for node in nodes[:start]]
+        if not prompt:
+            raise UsageError("the task has no prompt to judge by, and its trace has no message")
+        response: Any = trace.last_reply
+        if self.config.view == "full_trace" and start < len(nodes):
+            response = [_convert_message(node.message) for node in nodes[start:]]
+        names = self.config.run, trace.task.key or trace.task.hash or ""
+        baseline = self.config.baseline_field
+        if baseline and not hasattr(task, baseline):
+            raise UsageError(f"baseline_field: the task has no field {baseline!r}")
+        return {
+            "prompt": prompt,
+            "response": response,
+            "columns": {"tools": [_convert_tool(tool) for tool in trace.tools]},
+            "baseline": getattr(task, baseline) if baseline else None,
+            "baseline_column": baseline or None,
+            "group": " ".join(filter(None, names)) or None,
+        }
 
-class _RolloutScorer:
-    """Scorer of rollouts that raises an error if one has no score."""
-
-    def __init__(
-        self, judge: FlexJudge | JudgeClient | str, api_key: str | None, deadline_s: float | None, spec: dict[str, Any]
-    ) -> None:
-        if spec.get("method") == "baseline":
-            raise UsageError("method 'baseline' has no answers to compare with here; choose another method")
-        limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
-        self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
-        self._run = spec.pop("run", None)
-        self._view: View = spec.pop("view", "full")
-        RowConverter(self._view)  # checks the view
-        self._spec = RewardSpec(**spec)
-
-    async def score_rollouts(
-        self, prompts: Sequence[Any], completions: Sequence[Any], states: Sequence[Any]
-    ) -> list[float]:
-        """Score rollouts; an error is raised and stored in all states that have no error yet."""
-        try:
-            rows = [
-                {"prompt": prompt, "response": completion, "group": self._run}
-                for prompt, completion in zip(prompts, completions, strict=True)
-            ]
-            converted = RowConverter(self._view).convert_rows(rows)
-            rewards = await self._judge.rewards(converted.samples, self._spec)
-            return _require_scores(converted.insert_failures(rewards))
-        except JudgeError as e:
-            for state in states:
-                if isinstance(state, MutableMapping) and state.get("error") is None:
-                    state["error"] = e
-            raise
-
-
-def _require_scores(rewards: Sequence[Reward]) -> list[float]:
-    failed = [r for r in rewards if r.value is None]
-    if failed:
-        raise UnscoredError(
-            f"{len(failed)} of {len(rewards)} rollouts have no score; the first: {failed[0].status}: {failed[0].detail}"
+    def _record_call(self, trace: vf.Trace, reward: Reward) -> None:
+        """Record reasoning, statistics, tokens and cost on a trace, also if there is no score."""
+        usage, config = reward.usage, self.config
+        cost = None
+        if config.input_price is not None and config.output_price is not None:
+            prices = usage.prompt_tokens * config.input_price + usage.generated_tokens * config.output_price
+            cost = prices / PRICED_TOKENS
+        counts = vf.Usage(
+            prompt_tokens=usage.prompt_tokens - usage.cached_tokens,
+            completion_tokens=usage.generated_tokens,
+            cached_input_tokens=usage.cached_tokens,
+            cost=cost,
         )
-    return [r.value for r in rewards if r.value is not None]
+        statistics = reward.to_json()
+        for name in ("reasoning", "usage", "model"):
+            del statistics[name]
+        trace.record_judge_call(
+            name=self.reward_name,
+            request={"model": reward.model, "url": config.url, **asdict(config.build_spec())},
+            response=vf.JudgeResponse(
+                text=reward.reasoning, parsed={**statistics, "status": str(reward.status)}, usage=counts
+            ),
+        )
+        for name in STATISTICS:
+            value = getattr(reward, name)
+            if value is not None:
+                trace.record_metric(f"{self.reward_name}/{name}", value)
+        trace.record_metric(f"{self.reward_name}/whole", float(reward.is_whole))
 
 
-def _build_prompt(task: Any) -> Any:
-    """Build the messages of a task's prompt, starting with its system prompt."""
-    prompt, system = task.prompt, getattr(task, "system_prompt", None)
-    if prompt is None:
-        raise UsageError("the task has no prompt to judge by (its user opens the conversation)")
-    if not system:
-        return prompt
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return [{"role": "system", "content": system}, *messages]
+class JudgedGroupEnvConfig(vf.EnvConfig):
+    """Settings of `JudgedGroupEnv`."""
+
+    agent: vf.AgentConfig = vf.AgentConfig()
+    """The agent that attempts the task."""
+    n: int = Field(4, ge=1)
+    """Number of attempts per episode."""
+    # Not validated, because vf-eval builds the default before it reads the options that hold the URL.
+    judge: TraceJudgeConfig = TraceJudgeConfig.model_construct()
+    """The judge of the attempts."""
+
+
+class JudgedGroupEnv(vf.Env[JudgedGroupEnvConfig]):
+    """Environment of n attempts at a task, which the judge compares in one call.
+
+    Each trace gets its reward under the name of the judge; it also has the rewards of its task.
+
+    Example:
+        vf-eval my-taskset --env.id flex-judge --env.n 8 --env.judge.url http://10.0.0.1:8000
+            --env.judge.method round_robin --env.judge.reward win_rate
+    """
+
+    def __init__(self, config: JudgedGroupEnvConfig) -> None:
+        """Create the environment; the settings of its judge must be valid."""
+        super().__init__(config)
+        self.judge = TraceJudge(TraceJudgeConfig.model_validate(config.judge.model_dump()))
+
+    async def run(self, task: vf.Task, agents: vf.Agents) -> None:
+        """Run the attempts; `max_concurrent_agents` limits how many of them run at the same time."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.config.n):
+                group.create_task(agents.agent.run(task))
+
+    async def finalize(self, task: vf.Task, episode: vf.Episode) -> None:
+        """Judge all attempts that ended without an error; an attempt without a score fails the episode."""
+        traces = [trace for trace in episode.traces if trace.ok]
+        values = await self.judge.score_group(task.data, traces) if traces else []
+        for trace, value in zip(traces, values, strict=True):
+            trace.record_reward(self.judge.reward_name, value, self.judge.config.weight)
+
+
+def _build_prompt(task: vf.TaskData) -> list[Any]:
+    """Build the messages of a task's prompt, its system prompt first; empty if a user opens the conversation."""
+    if task.prompt is None:
+        return []
+    system = [{"role": "system", "content": task.system_prompt}] if task.system_prompt else []
+    if isinstance(task.prompt, str):
+        return [*system, {"role": "user", "content": task.prompt}]
+    return [*system, *(_convert_message(message) for message in task.prompt)]
+
+
+def _convert_message(message: vf.Message) -> dict[str, Any]:
+    """Convert a message to fields that the conversation reader knows."""
+    row: dict[str, Any] = message.model_dump(exclude_none=True, exclude={"provider_state"})
+    if row["role"] == "assistant":
+        row.setdefault("content", "")
+    for call in row.get("tool_calls", ()):
+        call["name"] = _join_namespace(call)
+    return row
+
+
+def _convert_tool(tool: vf.Tool) -> dict[str, Any]:
+    """Convert the definition of a tool to OpenAI's form."""
+    row: dict[str, Any] = tool.model_dump(exclude_none=True)
+    kind = row.pop("type")
+    return {"type": kind, kind: {**row, "name": _join_namespace(row)}}
+
+
+def _join_namespace(row: dict[str, Any]) -> str:
+    namespace = row.pop("namespace", None)
+    return f"{namespace}.{row['name']}" if namespace else str(row["name"])

@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
+from types import ModuleType
 
 import pytest
 
@@ -59,6 +60,19 @@ def test_top_level_api_is_complete() -> None:
         "__version__",
     }
     assert flex_judge.__version__ == version("flex-judge")
+
+
+def test_star_imports_the_public_api() -> None:
+    names: dict[str, object] = {}
+    exec("from flex_judge import *", names)
+    assert set(flex_judge.__all__) <= set(names)
+
+
+def test_plugins_are_listed_where_their_framework_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(flex_judge.__all__)
+    assert not before & {"JudgedGroupEnv", "TraceJudge"}
+    monkeypatch.setitem(sys.modules, "verifiers.v1.judge", ModuleType("verifiers.v1.judge"))
+    assert set(flex_judge.__all__) == before | {"JudgedGroupEnv", "TraceJudge"}
 
 
 def test_importing_the_package_loads_only_itself() -> None:

@@ -26,6 +26,24 @@ from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality
 from flex_judge.reward.types import Reward, Sample
 
+END_OF_TURN = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<eos>",
+    "<|end|>",
+    "<|return|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<｜end▁of▁sentence｜>",
+    "<pad>",
+    "<|pad|>",
+)
+"""End-of-turn and padding tokens of common model families."""
+
 
 @dataclass(frozen=True)
 class ConvertedRows:
@@ -173,6 +191,21 @@ def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 def _is_column(values: Any, count: int) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == count
+
+
+def strip_end_of_turn(text: str, tokens: Sequence[str]) -> str:
+    """Strip all end-of-turn tokens from the end of a response, and the white space between and after them.
+
+    White space before the first of these tokens belongs to the response and is kept.
+    """
+    length = end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        token = next((t for t in tokens if t and text.endswith(t, 0, end)), None)
+        if token is None:
+            return text[:length]
+        length = end = end - len(token)
 
 
 ORIENTATION_TAG = 0x0112

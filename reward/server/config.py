@@ -11,26 +11,10 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import hash_keys
+from flex_judge.reward.integrations.rows import END_OF_TURN
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20
-END_OF_TURN = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<eos>",
-    "<|end|>",
-    "<|return|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<｜end▁of▁sentence｜>",
-    "<pad>",
-    "<|pad|>",
-)
-"""End-of-turn and padding tokens of common model families."""
 
 
 @settings_class
@@ -71,14 +55,16 @@ class GatewayConfig:
     disconnect_grace_s: NonNegativeFloat = 30.0
     """Seconds that the work of a request with an Idempotency-Key continues after its client disconnected, so that a
     retry gets the answer. After them, and without a key at once, the work is cancelled."""
-    openrlhf: Annotated[RewardSpec, SettingsSection("rewards of /get_reward (OpenRLHF)")] = field(
+    openrlhf: Annotated[RewardSpec, SettingsSection("rewards of /get_reward (OpenRLHF) and /rm (slime)")] = field(
         default_factory=RewardSpec
     )
-    """How the samples of /get_reward are judged. With `group_size`, samples that come one by one are grouped."""
+    """How the samples of /get_reward and /rm are judged. With `group_size`, samples of several requests are
+    grouped."""
     openrlhf_deadline_s: PositiveFloat = 170.0
-    """Time limit of /get_reward in seconds; OpenRLHF waits 180 s."""
+    """Time limit of /get_reward in seconds; OpenRLHF waits 180 s. For /rm it is at most 110 s, because slime waits
+    120 s."""
     end_of_turn: Annotated[tuple[str, ...], Metavar("TOKEN")] = END_OF_TURN
-    """Token that is cut from the end of the texts that /get_reward receives; may be repeated."""
+    """Token that is cut from the end of the texts that /get_reward and /rm receive; may be repeated."""
 
     @classmethod
     def complete_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -10,14 +9,12 @@ from starlette.responses import Response
 from flex_judge.judges.io.json_values import dump_json
 
 
-def build_json_response(
-    content: Mapping[str, Any] | bytes, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    """Build a JSON response from a mapping, or from bytes that are JSON already."""
+def build_json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Build a JSON response from a JSON value, or from bytes that are JSON already."""
     body = content if isinstance(content, bytes) else encode_json(content)
     return Response(body, status, headers, media_type="application/json")
 
 
-def encode_json(content: Mapping[str, Any]) -> bytes:
+def encode_json(content: Any) -> bytes:
     """Encode JSON in ASCII, because texts may contain lone surrogates, which UTF-8 cannot encode."""
     return dump_json(content, ascii_only=True).encode()

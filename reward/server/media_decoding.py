@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from flex_judge.judges.concurrency import gather_all
+from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import MediaError, is_input_error
+from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.opening import make_media
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.reward.server.decoding import MediaReference, ResolveMedia, decode_reference
+from flex_judge.reward.server.auth import check_depth
+from flex_judge.reward.server.decoding import MediaReference, ResolveMedia, decode_reference, decode_sample
 from flex_judge.reward.server.errors import FieldError, MediaFetchError, MissingMediaError
 from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.server.row_failures import RowFailure, try_row
+from flex_judge.reward.types import Sample
 
 T = TypeVar("T")
 EncodedRow = tuple[str, Callable[[ResolveMedia], T]]
 """Field of a row in its request, and the function that decodes the row with its media."""
+DecodeRow = Callable[[Any, str, ResolveMedia], T]
+"""Function that decodes a row: (row, field, media) -> comparison or sample."""
 RowReferences = list[tuple[MediaReference, str]]
 """Media references of a row in decoding order, each with its field in the request."""
 MediaKey = tuple[Modality, str, str]
 """(modality, kind, value) of a reference to a single file."""
 MediaByKey = dict[MediaKey, Media | Exception]
 """Medium of each key, or the error of reading it."""
+
+
+def name_rows(rows: Iterable[tuple[str, Any]], decode: DecodeRow[T]) -> list[EncodedRow[T]]:
+    """Pair the field of each row, such as `samples[0]`, with the function that decodes the row."""
+
+    def decode_row(row: Any, field: str, media: ResolveMedia) -> T:
+        check_depth(row, field)
+        return decode(row, field, media)
+
+    return [(field, partial(decode_row, row, field)) for field, row in rows]
 
 
 class MediaDecoder:
@@ -63,6 +79,25 @@ class MediaDecoder:
         references = [row.references for row in decoded if isinstance(row, _ListedRow)]
         media = await self._resolve_references(references) if any(references) else {}
         return await asyncio.to_thread(_decode_with_media, rows, decoded, media)
+
+    async def decode_samples(self, rows: Sequence[tuple[str, Any]]) -> list[Sample | RowFailure]:
+        """Decode samples. One that is invalid still is a member of its group if its prompt can be read.
+
+        Args:
+            rows: field and JSON of each sample.
+        """
+        samples = await self.decode_rows(name_rows(rows, decode_sample))
+        invalid: list[int] = []
+        members: list[tuple[str, Any]] = []
+        for i, ((field, row), sample) in enumerate(zip(rows, samples, strict=True)):
+            if isinstance(sample, RowFailure) and sample.status == Status.INVALID_INPUT and isinstance(row, dict):
+                prompt = {name: row[name] for name in ("prompt", "group", *PROMPT_COLUMNS) if name in row}
+                invalid.append(i)
+                members.append((field, {**prompt, "response": "", "problem": sample.detail}))
+        for i, member in zip(invalid, await self.decode_rows(name_rows(members, decode_sample)), strict=True):
+            if isinstance(member, Sample):
+                samples[i] = member
+        return samples
 
     def _list_references(self, rows: Sequence[EncodedRow[T]]) -> list[_ListedRow[T] | RowFailure]:
         """Decode rows with placeholders for media, and list the references of each row."""

@@ -67,6 +67,7 @@ _EXAMPLES: dict[str, Any] = {
         "prompts": ["<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"],
         "labels": ['{"prompt": "What is 2 + 3?"}'],
     },
+    "/rm": {"prompt": "What is 2 + 3?", "response": "It is 5.<|im_end|>", "label": "5"},
 }
 _COMMON_ERRORS = (400, 408, 431, 503)
 """Errors of all routes; the first three come from the HTTP proxy."""
@@ -80,6 +81,7 @@ _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
         "OpenRlhfResponse",
         _POST_ERRORS,
     ),
+    "/rm": ("Remote reward model for slime.", "SlimeRequest", "SlimeResponse", _POST_ERRORS),
     "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422)),
     "/v1/models": ("List the judge's model, in OpenAI's form.", None, "ModelsResponse", (401,)),
     "/v1/rubrics": ("List the rubrics that requests may name.", None, "RubricsResponse", (401,)),

@@ -1,4 +1,6 @@
-"""Remote reward model for OpenRLHF: `--reward.remote_url http://HOST:8000/get_reward`, with an unchanged trainer.
+"""Remote reward models for unchanged trainers: `POST /get_reward` for OpenRLHF, and `POST /rm` for slime.
+
+OpenRLHF: `--reward.remote_url http://HOST:8000/get_reward`
 
 OpenRLHF (0.11) posts `{"query": [prompt + response], "prompts": [...], "labels": [...]}`, one sample per request, with
 the chat template's tokens in the texts. It waits 180 s and tries five times, one second apart. It uses `rewards` for
@@ -7,6 +9,12 @@ advantages and `scores` (0 to 1) for dynamic filtering, and converts `extra_logs
 OpenRLHF has no value for an unscored completion: null in any of the three fields ends its run, while NaN would silently
 spoil a whole batch. A failure therefore gives null in `rewards` and `scores`; `extra_logs` only holds numbers that
 every sample has, such as `judge_invalid_input`: 1 for a sample that cannot be judged. The log names the reason.
+
+slime: `--rm-type remote_rm --rm-url http://HOST:8000/rm`
+
+slime posts `{"prompt": ..., "response": ..., "label": ...}` for each sample. The answer becomes the sample's reward, so
+it is a number. slime waits 120 s and tries ten times. It has no value for an unscored completion either: null
+ends its run at the next advantages. `flex_judge.reward.slime` leaves such a completion out of the loss instead.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
+from flex_judge.reward.integrations.rows import strip_end_of_turn
 from flex_judge.reward.server.auth import check_depth, parse_strict_json
 from flex_judge.reward.server.decoding import expect_text
 from flex_judge.reward.server.errors import FieldError
@@ -28,58 +37,55 @@ LABEL_FIELDS = ("prompt", "baseline", "group", "rubric", "view", *PROMPT_COLUMNS
 """Fields of a label that the judge uses, if the label is an object."""
 
 
-class OpenRlhfRow:
-    """One sample of a request, split into prompt, response and label."""
+class LabelledRow:
+    """One sample of a request: prompt, response and label."""
 
-    def __init__(self, query: str, prompt: str, label: Any, index: int, end_of_turn: Sequence[str]) -> None:
-        """Split a sample.
-
-        If the query does not begin with its prompt, or a judge field of the label is invalid, the row has a problem.
+    def __init__(self, prompt: Any, response: str, label: Any, field: str, end_of_turn: Sequence[str]) -> None:
+        """Read a sample. If a judge field of the label is invalid, the row has a problem.
 
         Args:
-            query: prompt and response in one text.
-            prompt: the prompt.
+            prompt: the prompt, as text or messages; a prompt in the label replaces it.
+            response: the response.
             label: label of the data set's row.
-            index: index of the sample in the request.
+            field: name of the label in the request.
             end_of_turn: tokens to cut from the end of the response.
         """
-        self.field = f"labels[{index}]"
+        self.field = field
         self.rubric: str | None = None
         """Rubric of this sample; None uses the configured one."""
-        self.json: dict[str, Any] = {"prompt": prompt, "response": ""}
+        self.json: dict[str, Any] = {"prompt": prompt}
         """The row as `decode_sample` takes it."""
         try:
-            label_fields = _parse_label(label, self.field)
+            label_fields = _parse_label(label, field)
             rubric = label_fields.pop("rubric", None)
-            # The label's prompt replaces the templated one, so it comes second in this merge.
-            self.json = {"prompt": prompt, **label_fields, "response": ""}
-            self.rubric = None if rubric is None else expect_text(rubric, f"{self.field}.rubric")
+            self.json.update(label_fields)
+            self.rubric = None if rubric is None else expect_text(rubric, f"{field}.rubric")
         except FieldError as e:
             self.reject(str(e))
-        if query.startswith(prompt):
-            self.json["response"] = strip_end_of_turn(query[len(prompt) :], end_of_turn)
-        else:
-            problem = f"does not begin with prompts[{index}]; was the prompt truncated, or changed by the tokenizer?"
-            self.reject(f"query[{index}]: {problem}")
+        self.json["response"] = strip_end_of_turn(response, end_of_turn)
 
     def reject(self, problem: str) -> None:
         """Mark the row as one that cannot be judged."""
         self.json.setdefault("problem", problem)
 
 
-def strip_end_of_turn(text: str, tokens: Sequence[str]) -> str:
-    """Strip all end-of-turn tokens from the end of a response, and the white space between and after them.
+def read_query(query: str, prompt: str, label: Any, index: int, end_of_turn: Sequence[str]) -> LabelledRow:
+    """Read a sample of OpenRLHF. If its query does not begin with its prompt, the row has a problem.
 
-    White space before the first of these tokens belongs to the response and is kept.
+    Args:
+        query: prompt and response in one text.
+        prompt: the prompt.
+        label: label of the data set's row.
+        index: index of the sample in the request.
+        end_of_turn: tokens to cut from the end of the response.
     """
-    length = end = len(text)
-    while True:
-        while end and text[end - 1].isspace():
-            end -= 1
-        token = next((t for t in tokens if t and text.endswith(t, 0, end)), None)
-        if token is None:
-            return text[:length]
-        length = end = end - len(token)
+    begins_with_prompt = query.startswith(prompt)
+    response = query[len(prompt) :] if begins_with_prompt else ""
+    row = LabelledRow(prompt, response, label, f"labels[{index}]", end_of_turn)
+    if not begins_with_prompt:
+        problem = f"does not begin with prompts[{index}]; was the prompt truncated, or changed by the tokenizer?"
+        row.reject(f"query[{index}]: {problem}")
+    return row
 
 
 def build_response(rewards: Sequence[Reward], rubrics: Sequence[Rubric]) -> dict[str, Any]:

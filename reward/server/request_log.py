@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ OTHER_ROUTE = "other"
 PROBES = ("/healthz", "/metrics")
 """Routes that monitors request every few seconds; only the level debug logs their successes."""
 ROWS = ("comparisons", "samples", "query")
-"""Fields of requests with one row for each result."""
+"""Fields of requests with one row for each result. A request without such a field is one row."""
 _DATA_URI = re.compile(r"(data:[\w/.+-]{1,100};base64,)[A-Za-z0-9+/=]{64,}")
 log = logging.getLogger("flex_judge.access")
 texts_log = logging.getLogger(TEXT_LOGGER)
@@ -82,10 +82,10 @@ def record_answer(request: Any) -> None:
     """Record that the current request was answered. Without results of its own, it got the answer of another one."""
     record = _current.get()
     if record is not None and not record.has_results:
-        record.replayed = next(len(getattr(request, name)) for name in ROWS if hasattr(request, name))
+        record.replayed = next((len(getattr(request, name)) for name in ROWS if hasattr(request, name)), 1)
 
 
-def log_texts(request: Any, answer: Mapping[str, Any]) -> None:
+def log_texts(request: Any, answer: Any) -> None:
     """Log the content of a request and its answer, if the operator asked for texts."""
     if texts_log.isEnabledFor(logging.INFO):
         content = _DATA_URI.sub(r"\1...", json.dumps(request.model_dump(mode="json")))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -19,36 +19,40 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
-from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_depth, check_structure, parse_strict_json, read_body
-from flex_judge.reward.server.decoding import ResolveMedia, decode_comparison, decode_sample
+from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_structure, parse_strict_json, read_body
+from flex_judge.reward.server.decoding import decode_comparison
 from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
 from flex_judge.reward.server.info import ServiceInfo, add_info_routes
 from flex_judge.reward.server.json_responses import build_json_response, encode_json
-from flex_judge.reward.server.media_decoding import EncodedRow
+from flex_judge.reward.server.media_decoding import name_rows
 from flex_judge.reward.server.middleware import RESOURCES_KEY, Middleware, build_error_response
 from flex_judge.reward.server.openapi import build_operation, install_openapi
 from flex_judge.reward.server.request_log import log_texts, record_answer, record_results
 from flex_judge.reward.server.row_failures import RowFailure, try_row
-from flex_judge.reward.server.schemas import JudgeRequest, OpenRlhfRequest, RewardsRequest, validate_request
-from flex_judge.reward.types import RewardSpec, Sample
+from flex_judge.reward.server.schemas import (
+    JudgeRequest,
+    OpenRlhfRequest,
+    RewardsRequest,
+    SlimeRequest,
+    validate_request,
+)
+from flex_judge.reward.types import Reward, RewardSpec
 
 M = TypeVar("M", bound=BaseModel)
-T = TypeVar("T")
 RouteFunction = Callable[[Request], Coroutine[Any, Any, Response]]
 RemainingTime = Callable[[], float | None]
 """Function that returns the remaining seconds of a request; None without a deadline."""
-Handler = Callable[[Gateway, M, RemainingTime], Coroutine[Any, Any, Mapping[str, Any]]]
-"""Function that computes the response of a parsed request."""
-DecodeRow = Callable[[Any, str, ResolveMedia], T]
-"""Function that decodes a row: (row, field, media) -> comparison or sample."""
+Handler = Callable[[Gateway, M, RemainingTime], Coroutine[Any, Any, Any]]
+"""Function that computes the JSON response of a parsed request."""
 MAX_KEY_LENGTH = 255
+SLIME_DEADLINE_S = 110.0
+"""Time limit of /rm in seconds; slime waits 120 s."""
 UPLOAD_MODALITIES = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
 log = logging.getLogger(__name__)
 
@@ -85,6 +89,7 @@ def create_app(gateway: Gateway, info: ServiceInfo | None = None, sends_request_
         "/v1/judge": (JudgeRequest, _handle_judge),
         "/v1/rewards": (RewardsRequest, _handle_rewards),
         "/get_reward": (OpenRlhfRequest, _handle_get_reward),
+        "/rm": (SlimeRequest, _handle_rm),
     }
     for path, (model, handler) in posts.items():
         app.add_api_route(path, _make_post_route(gateway, model, handler), methods=["POST"], **build_operation(path))
@@ -131,7 +136,7 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
 
 async def _handle_judge(gateway: Gateway, request: JudgeRequest, get_remaining_s: RemainingTime) -> Mapping[str, Any]:
     _check_item_count(gateway, request.comparisons, "comparisons")
-    rows = _name_rows(_name_fields(request.comparisons, "comparisons"), decode_comparison)
+    rows = name_rows(_name_fields(request.comparisons, "comparisons"), decode_comparison)
     items = await gateway.media_decoder.decode_rows(rows)
     for i, (item, row) in enumerate(zip(items, request.comparisons, strict=True)):
         if isinstance(item, RowFailure) and isinstance(row, dict) and isinstance(row.get("id"), str):
@@ -151,7 +156,7 @@ async def _handle_rewards(
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e
     gateway.rubrics.find_rubric(spec.rubric)
-    samples = await _decode_samples(gateway, _name_fields(request.samples, "samples"))
+    samples = await gateway.media_decoder.decode_samples(_name_fields(request.samples, "samples"))
     rewards = await gateway.compute_rewards([(sample, spec) for sample in samples], get_remaining_s())
     record_results(rewards)
     return {"rewards": [reward.to_json() for reward in rewards]}
@@ -165,47 +170,50 @@ async def _handle_get_reward(gateway: Gateway, request: OpenRlhfRequest, _: Rema
         if len(values) != len(request.query):
             raise FieldError.at_field(name, f"expected {len(request.query)}, one for each query, got {len(values)}")
     texts = enumerate(zip(request.query, request.prompts, labels, strict=True))
-    rows = [openrlhf.OpenRlhfRow(query, prompt, label, i, config.end_of_turn) for i, (query, prompt, label) in texts]
-    specs = []
-    for row in rows:
-        spec = config.openrlhf if row.rubric is None else replace(config.openrlhf, rubric=row.rubric)
-        resolved = try_row(partial(gateway.resolve_spec, spec, f"{row.field}.rubric"))
-        if isinstance(resolved, RowFailure) and row.rubric is not None:
-            row.reject(resolved.detail)
-            spec = config.openrlhf
-        specs.append(spec)
-    samples = await _decode_samples(gateway, [(row.field, row.json) for row in rows])
-    rewards = await gateway.compute_rewards(
-        list(zip(samples, specs, strict=True)), config.openrlhf_deadline_s, "labels"
-    )
-    record_results(rewards)
-    for reward in rewards:
-        if reward.status == Status.INVALID_INPUT:  # OpenRLHF's answer has no place for the reason
-            log.warning("/get_reward: %s", reward.detail)
+    rows = [openrlhf.read_query(query, prompt, label, i, config.end_of_turn) for i, (query, prompt, label) in texts]
+    rewards, specs = await _judge_labelled_rows(gateway, rows, config.openrlhf_deadline_s, path="/get_reward")
     rubrics = [gateway.rubrics.find_rubric(spec.rubric) for spec in specs]
     return openrlhf.build_response(rewards, rubrics)
 
 
-async def _decode_samples(gateway: Gateway, rows: Sequence[tuple[str, Any]]) -> list[Sample | RowFailure]:
-    """Decode samples. One that is invalid still is a member of its group if its prompt can be read.
+async def _handle_rm(gateway: Gateway, request: SlimeRequest, _: RemainingTime) -> float | None:
+    config = gateway.config
+    row = openrlhf.LabelledRow(request.prompt, request.response, request.label, "labels[0]", config.end_of_turn)
+    deadline_s = min(config.openrlhf_deadline_s, SLIME_DEADLINE_S)
+    (reward,), _specs = await _judge_labelled_rows(gateway, [row], deadline_s, path="/rm")
+    return reward.value
+
+
+async def _judge_labelled_rows(
+    gateway: Gateway, rows: Sequence[openrlhf.LabelledRow], deadline_s: float, *, path: str
+) -> tuple[list[Reward], list[RewardSpec]]:
+    """Judge the rows of a remote reward model, each with the rubric of its label or the configured one.
 
     Args:
         gateway: the gateway.
-        rows: field and JSON of each sample.
+        rows: the rows.
+        deadline_s: time limit in seconds.
+        path: path of the route, for the log.
+
+    Returns:
+        The reward and the definition of the reward of each row.
     """
-    decode = gateway.media_decoder.decode_rows
-    samples = await decode(_name_rows(rows, decode_sample))
-    invalid: list[int] = []
-    members: list[tuple[str, Any]] = []
-    for i, ((field, row), sample) in enumerate(zip(rows, samples, strict=True)):
-        if isinstance(sample, RowFailure) and sample.status == Status.INVALID_INPUT and isinstance(row, dict):
-            prompt = {name: row[name] for name in ("prompt", "group", *PROMPT_COLUMNS) if name in row}
-            invalid.append(i)
-            members.append((field, {**prompt, "response": "", "problem": sample.detail}))
-    for i, member in zip(invalid, await decode(_name_rows(members, decode_sample)), strict=True):
-        if isinstance(member, Sample):
-            samples[i] = member
-    return samples
+    configured = gateway.config.openrlhf
+    specs = []
+    for row in rows:
+        spec = configured if row.rubric is None else replace(configured, rubric=row.rubric)
+        resolved = try_row(partial(gateway.resolve_spec, spec, f"{row.field}.rubric"))
+        if isinstance(resolved, RowFailure) and row.rubric is not None:
+            row.reject(resolved.detail)
+            spec = configured
+        specs.append(spec)
+    samples = await gateway.media_decoder.decode_samples([(row.field, row.json) for row in rows])
+    rewards = await gateway.compute_rewards(list(zip(samples, specs, strict=True)), deadline_s, "labels")
+    record_results(rewards)
+    for reward in rewards:
+        if reward.status == Status.INVALID_INPUT:  # the answers of these routes have no place for the reason
+            log.warning("%s: %s", path, reward.detail)
+    return rewards, specs
 
 
 def _make_media_route(gateway: Gateway) -> RouteFunction:
@@ -269,16 +277,6 @@ def _read_idempotency_key(request: Request) -> str | None:
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise FieldError.at_field(KEY_HEADER, f"expected from 1 to {MAX_KEY_LENGTH} characters, got {len(key)}")
     return f"{request.scope['path']} {key}"
-
-
-def _name_rows(rows: Iterable[tuple[str, Any]], decode: DecodeRow[T]) -> list[EncodedRow[T]]:
-    """Pair the field of each row, such as `samples[0]`, with the function that decodes the row."""
-
-    def decode_row(row: Any, field: str, media: ResolveMedia) -> T:
-        check_depth(row, field)
-        return decode(row, field, media)
-
-    return [(field, partial(decode_row, row, field)) for field, row in rows]
 
 
 def _name_fields(rows: list[Any], name: str) -> list[tuple[str, Any]]:

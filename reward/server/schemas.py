@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError, WithJsonSchema
 
 from flex_judge.judges.conversations.messages import VIEWS
 from flex_judge.judges.errors import suggest_name
@@ -233,6 +233,22 @@ class OpenRlhfResponse(BaseModel):
     extra_logs: dict[str, list[float]]
 
 
+class SlimeRequest(BaseModel):
+    """Body of `POST /rm`, as slime sends it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", use_attribute_docstrings=True)
+
+    prompt: Prompt
+    response: str
+    """The response; tokens at its end that close the turn are cut."""
+    label: Any = None
+    """The label of the row. A JSON object, or its text, may hold the same fields as a label of `/get_reward`."""
+
+
+class SlimeResponse(RootModel[float | None]):
+    """Response of `POST /rm`: the reward, or null without a score."""
+
+
 class ErrorResponse(BaseModel):
     """Body of all error responses."""
 
@@ -274,9 +290,9 @@ def validate_request(model: type[M], value: Any) -> M:
 
 def build_schemas() -> dict[str, Any]:
     """Build the JSON schemas of all requests and responses, by name."""
-    requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
-    responses: tuple[type[BaseModel], ...] = JudgeResponse, RewardsResponse, OpenRlhfResponse, ErrorResponse
-    responses += ModelsResponse, RubricsResponse, VersionResponse
+    requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest, SlimeRequest
+    responses: tuple[type[BaseModel], ...] = JudgeResponse, RewardsResponse, OpenRlhfResponse, SlimeResponse
+    responses += ErrorResponse, ModelsResponse, RubricsResponse, VersionResponse
     adapters: list[Any] = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
     adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in responses]
     _, definitions = TypeAdapter.json_schemas(adapters, ref_template=REFERENCES)

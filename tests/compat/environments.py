@@ -34,6 +34,7 @@ NETWORK_ERRORS = (
     "dns error",
     "connection refused",
     "connect error",
+    "could not resolve host",
     "operation timed out",
     "network connectivity is disabled",
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+SLIME_VARIABLE = "FLEX_JUDGE_COMPAT_SLIME"
+"""Environment variable with another requirement for slime, which is no package of the index, such as a local clone."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,36 @@ _ALL = (
             "pillow",
         ),
         without_dependencies=("openrlhf",),
+    ),
+    Trainer(
+        name="verifiers",
+        runs="judge loader, Task.score on traces, vf-eval with the null harness, environment that compares attempts",
+        requirements=("verifiers",),
+    ),
+    Trainer(
+        name="slime",
+        runs="remote_rm, custom reward function with and without --group-rm, training data of RolloutManager",
+        requirements=(
+            "aiohttp",
+            "numpy",
+            "omegaconf",
+            "pillow",
+            "pylatexenc",
+            "qwen-vl-utils",
+            "ray",
+            "sympy",
+            "tensorboard",
+            "torch",
+            "tqdm",
+            "transformers",
+            "wandb",
+        ),
+        without_dependencies=(os.environ.get(SLIME_VARIABLE) or "slime @ git+https://github.com/THUDM/slime",),
+    ),
+    Trainer(
+        name="nemo-gym",
+        runs="collection of rollouts, simple agent, resources server",
+        requirements=("nemo-gym",),
     ),
 )
 TRAINERS = {trainer.name: trainer for trainer in _ALL}

@@ -24,6 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
 """Imported libraries that are dependencies of pydantic, transformers and FastAPI."""
 TRAINERS = {"verl": "reward/integrations/verl_manager.py", "openrlhf": "reward/openrlhf.py"}
+TRAINERS |= {"verifiers": "reward/verifiers.py", "nemo_gym": "reward/nemo_gym.py"}
 """Trainers whose plug-ins import them, and the only module that does so."""
 
 

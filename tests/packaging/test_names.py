@@ -18,7 +18,8 @@ import flex_judge
         "flex_judge.reward.verl:compute_score",  # reward.custom_reward_function
         "flex_judge.reward.verl:compute_score_sync",
         "flex_judge.reward.trl:JudgeReward",
-        "flex_judge.reward.verifiers:judge_reward",
+        "flex_judge.reward.slime:judge_reward",  # --custom-rm-path
+        "flex_judge.reward.slime:normalize_rewards",
         "flex_judge.experiments.cli:main",
     ],
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -28,8 +31,8 @@ from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.io.files import read_comparisons
 from flex_judge.judges.media.opening import make_image
 from flex_judge.judges.models.profiles import PROFILES
+from flex_judge.reward.slime import judge_reward
 from flex_judge.reward.trl import JudgeReward
-from flex_judge.reward.verifiers import judge_reward
 from flex_judge.reward.verl import compute_score_sync
 
 Shown = tuple[str, tuple[str, ...]]
@@ -125,10 +128,18 @@ def reward_with_verl(desk: Desk, form: Form) -> None:
     assert result["judge_ok"] == 1.0
 
 
-def reward_with_verifiers(desk: Desk, form: Form) -> None:
-    view, _ = split_view(form)
-    function = judge_reward(desk.url, view=view)
-    asyncio.run(function(prompt=form.prompt, completion=form.response, answer="", state={}, task="", info={}))  # type: ignore[arg-type]
+def post_slime(desk: Desk, form: Form) -> None:
+    label = json.dumps({"prompt": form.prompt, **form.columns})
+    assert post(desk, "/rm", {"prompt": "template", "response": form.response, "label": label}) is not None
+
+
+def reward_with_slime(desk: Desk, form: Form) -> None:
+    view, columns = split_view(form)
+    metadata = {"prompt": form.prompt, "response": form.response, **columns}
+    sample = SimpleNamespace(prompt="template", response="", group_index=0, metadata=metadata)
+    args = SimpleNamespace(rm_url=f"{desk.url}/rm", group_rm=False)
+    with mock.patch.dict(os.environ, FLEX_JUDGE_VIEW=view):
+        assert asyncio.run(judge_reward(args, sample)) is not None
 
 
 def judge_data_run(desk: Desk, form: Form) -> None:
@@ -150,17 +161,16 @@ ENTRANCES: dict[str, Entrance] = {
     "TRL in process": lambda desk, form: reward_with_trl(desk.judge, form),
     "TRL over HTTP": lambda desk, form: reward_with_trl(desk.url, form),
     "verl": reward_with_verl,
-    "verifiers": reward_with_verifiers,
+    "/rm": post_slime,
+    "slime": reward_with_slime,
     "a data run": judge_data_run,
 }
 
 
 def is_possible(entrance: str, form: Form) -> bool:
     """Return whether an entrance can carry a form at all."""
-    if entrance == "/get_reward":  # OpenRLHF's responses are texts
+    if entrance in ("/get_reward", "/rm"):  # responses of remote reward models are texts
         return isinstance(form.response, str) and "view" not in form.columns
-    if entrance == "verifiers":  # its rows have no columns with media
-        return not form.columns.keys() - {"view"}
     return True
 
 
@@ -253,15 +263,13 @@ PYTHON_FORMS: dict[str, tuple[Form, Form]] = {
         Form([IMAGE_QUESTION], columns={"images": [encode_uri(RED)]}),
     ),
 }
-PYTHON_ENTRANCES = ("TRL in process", "TRL over HTTP", "verl", "verifiers")
+PYTHON_ENTRANCES = ("TRL in process", "TRL over HTTP", "verl", "slime")
 
 
 @pytest.mark.parametrize("name", PYTHON_FORMS)
 @pytest.mark.parametrize("entrance", PYTHON_ENTRANCES)
 def test_objects_of_libraries_are_read_like_json(entrance: str, name: str, desk: Desk) -> None:
     given, plain = PYTHON_FORMS[name]
-    if not is_possible(entrance, given):
-        pytest.skip("verifiers has no media columns")
     desk.forget()
     reward_with_trl(desk.judge, plain)
     expected = desk.take_shown()

@@ -116,7 +116,7 @@ def test_a_request_gets_one_result_per_row(batch: list[dict[str, Any]], judge: F
 
 @QUICK
 @given(body=st.binary(max_size=60) | values.map(lambda value: json.dumps(value).encode()))
-@pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward"])
+@pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward", "/rm"])
 def test_any_body_gets_a_json_answer(body: bytes, path: str, judge: FlexJudge) -> None:
     response = post_body(judge, path, body)
     assert response.status_code in (200, 400, 413, 422)

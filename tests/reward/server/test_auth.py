@@ -29,6 +29,7 @@ ROUTES = [
     ("POST", "/v1/judge"),
     ("POST", "/v1/rewards"),
     ("POST", "/get_reward"),
+    ("POST", "/rm"),
     ("PUT", f"/v1/media/image/{'0' * 64}"),
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
@@ -200,12 +201,12 @@ HOSTILE: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("body", "field"), HOSTILE, ids=[h[0][:20] for h in HOSTILE])
-@pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward"])
+@pytest.mark.parametrize("path", ["/v1/judge", "/v1/rewards", "/get_reward", "/rm"])
 async def test_rejects_invalid_json(web: httpx.AsyncClient, path: str, body: str, field: str) -> None:
     answer = await web.post(path, content=body.encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["field"] == (
-        field or {"/v1/judge": "comparisons", "/v1/rewards": "samples"}.get(path, "query")
+        field or {"/v1/judge": "comparisons", "/v1/rewards": "samples", "/rm": "prompt"}.get(path, "query")
     )
     assert "\n" not in answer.json()["error"]
 
@@ -258,6 +259,9 @@ ENVELOPES: list[tuple[str, dict[str, Any], str]] = [
     ("/get_reward", {"query": ["ab"], "prompts": []}, "prompts"),
     ("/get_reward", {"query": ["ab"], "prompts": ["a"], "labels": [1, 2]}, "labels"),
     ("/get_reward", {"query": ["ab"], "prompts": ["a"], "labels": "no"}, "labels"),
+    ("/rm", {"response": "a"}, "prompt"),
+    ("/rm", {"prompt": "a"}, "response"),
+    ("/rm", {"prompt": "a", "response": ["b"]}, "response"),
 ]
 
 

@@ -507,6 +507,7 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
             "/v1/rewards",
             "/v1/media/{modality}/{digest}",
             "/get_reward",
+            "/rm",
             "/v1/models",
             "/v1/rubrics",
             "/version",
@@ -515,7 +516,7 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
         }
         references = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(page)))
         assert references <= set(page["components"]["schemas"])
-        for path in ("/v1/judge", "/v1/rewards", "/get_reward"):
+        for path in ("/v1/judge", "/v1/rewards", "/get_reward", "/rm"):
             example = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
             assert (await http.post(path, json=example)).status_code in (200, 409)  # one example has an image
 

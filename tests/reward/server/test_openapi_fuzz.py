@@ -31,7 +31,7 @@ ROWS = {
 }
 """Path -> names of the rows and of their results, and schema of a row."""
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-OPERATIONS = ["/v1/judge", "/v1/rewards", "/get_reward", "/v1/media/{modality}/{digest}"]
+OPERATIONS = ["/v1/judge", "/v1/rewards", "/get_reward", "/rm", "/v1/media/{modality}/{digest}"]
 
 
 @pytest.fixture(scope="module")
