@@ -16,6 +16,7 @@ from driver_checks import Checks
 from openai import AsyncOpenAI
 from openai.types.chat.chat_completion import Choice
 from openai.types.chat.chat_completion_message import ChatCompletionMessage
+from recording_judge import RecordingJudge
 
 from flex_judge.judges.errors import ServiceUnavailableError
 from flex_judge.reward import JudgeClient
@@ -88,6 +89,11 @@ async def run_checks(url: str, checks: Checks, policy_url: str) -> None:
         assert group.metadata == {"scenario": "sum"}, group.metadata
         assert group.trajectories[1].metrics["judge_reward"] == 1, group.trajectories[1].metrics
         assert "I look at" in group.trajectories[0].logs[0], group.trajectories[0].logs
+        with RecordingJudge() as recorder:
+            await gather(GroupJudge(recorder.url), "It is 5.")
+        (sample,) = recorder.samples
+        assert [message["role"] for message in sample["prompt"]] == ["user", "assistant", "user"], sample["prompt"]
+        assert sample["response"] == "It is 5.", sample["response"]
         detail.append(f"rewards {values}")
     with checks.check("captured rollouts with tool calls are judged, and the judge is not captured"):
         client = AsyncOpenAI(base_url=policy_url, api_key="none")
@@ -100,6 +106,13 @@ async def run_checks(url: str, checks: Checks, policy_url: str) -> None:
         with art.Trajectory() as outer:
             assert await GroupJudge(url)(group) is not None
         assert not outer.exchanges, outer.exchanges
+        with RecordingJudge() as recorder:
+            await GroupJudge(recorder.url)(group)
+        sample = recorder.samples[0]
+        assert [message["role"] for message in sample["prompt"]] == ["system", "user"], sample["prompt"]
+        assert "add" in json.dumps(sample["prompt"][0]["tools"]), sample["prompt"]
+        assert [message["role"] for message in sample["response"]] == ["assistant", "tool", "assistant"], sample
+        assert sample["response"][0]["tool_calls"][0]["function"] == CALL["function"], sample["response"]
     with checks.check("an unscored trajectory becomes an exception of the group, and an unscored group is left out"):
         (group,) = await gather(GroupJudge(url), "says=2", "mumble", "says=5")
         assert [trajectory.reward for trajectory in group] == [2, 5], group
