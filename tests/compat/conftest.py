@@ -93,7 +93,13 @@ def _run_driver(environment: Environment, url: str, variables: dict[str, str]) -
         **variables,
     }
     with subprocess.Popen(
-        command, env=values, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=values,
+        cwd=environment.folder,  # not in the checkout: Ray lets its workers import from the working folder
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             output, errors = process.communicate(timeout=DRIVER_TIMEOUT_S)

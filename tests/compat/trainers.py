@@ -33,8 +33,30 @@ UNUSED_ON_A_CPU = ("triton", "cuda-bindings", "nvidia-cusolver")
 _ALL = (
     Trainer(
         name="trl",
-        runs="GRPOTrainer (reward functions, advantages of unscored completions)",
+        runs="GRPOTrainer (also on two ranks), RLOOTrainer, OnlineDPOTrainer, rollout worker of AsyncGRPOTrainer",
         requirements=("trl",),
+    ),
+    Trainer(
+        name="verl",
+        runs="RewardLoopWorker and RewardLoopManager with the managers naive, dapo, gdpo, remote and rate_limited",
+        requirements=("verl", "cachetools", "fastapi", "pillow", "uvicorn"),
+    ),
+    Trainer(
+        name="openrlhf",
+        runs="SingleTurnAgentExecutor (remote URL), RolloutRayActor's agent path, SamplesGenerator",
+        requirements=(
+            "aiohttp",
+            "ray",
+            "torch",
+            "tqdm",
+            "transformers",
+            "packaging",
+            "sympy",
+            "pylatexenc",
+            "numpy",
+            "pillow",
+        ),
+        without_dependencies=("openrlhf",),
     ),
 )
 TRAINERS = {trainer.name: trainer for trainer in _ALL}

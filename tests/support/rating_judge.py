@@ -21,23 +21,27 @@ from flex_judge.judges.models.profiles import PROFILES
 
 _HEADER = r"\[(?:Assistant(?: \d+)?'s Answer|(?:Image|Video|Speech Clip)(?: [A-Z0-9]+)?)\]\n"
 _RESPONSES = re.compile(rf"^{_HEADER}(.*?)(?=\n\n{_HEADER}|<\|im_end\|>|\Z)", re.DOTALL | re.MULTILINE)
+_MEDIA = re.compile(r"<\|(?:vision_bos|audio_bos)\|>")
 _SCALE = re.compile(r" ([0-9]+)(?:\.[0-9])?-([0-9]+)(\.[0-9])? ")
 
 
 async def rate(prompt: str, sampling: Sampling) -> str:
     """Rate each response by the last `says=N` in its text, or by a hash of the text.
 
-    A response with the word `mumble` makes the reply unparseable, so that the comparison stays unscored. One with the
-    word `dawdle` keeps the judge busy for a second.
+    `says=media` rates it by the number of images, videos and audio clips in the prompt and in the responses. A response
+    with the word `mumble` makes the reply unparseable, so that the comparison stays unscored. One with the word
+    `dawdle` keeps the judge busy for a second.
     """
-    system = prompt.partition("<|im_end|>")[0]
-    user = prompt.rpartition("user\n")[2].rpartition("<|im_start|>assistant")[0] or prompt.rpartition("user\n")[2]
-    responses = [text.strip() for text in _RESPONSES.findall(user)]
+    # The prompt that is judged may hold control tokens of a chat template as text: take the first and the last ones.
+    system, _, turns = prompt.partition("<|im_end|>\n<|im_start|>user\n")
+    user = turns.rpartition("<|im_start|>assistant")[0]
+    count = len(_MEDIA.findall(user))
+    responses = [text.strip().replace("says=media", f"says={count}") for text in _RESPONSES.findall(user)]
     if sampling.stop == ("</think>",):
-        if "dawdle" in user:
+        if any("dawdle" in text for text in responses):
             await asyncio.sleep(1)
         return f"I look at {len(responses)} responses.</think>"
-    if "mumble" in user:
+    if any("mumble" in text for text in responses):
         return "<answer>perhaps</answer>"
     if "[[A>B]]" in system:
         first, second = (_rate_response(text, 0, 9) for text in responses)
