@@ -29,6 +29,13 @@ class UsageError(JudgeError, ValueError):
         error.field = field
         return error
 
+    @classmethod
+    def of_setting(cls, setting: str, message: str) -> Self:
+        """Create an error of a setting, whose message contains the setting's name."""
+        error = cls(message)
+        error.setting = setting
+        return error
+
     @property
     def problem(self) -> str:
         """The message without the field."""

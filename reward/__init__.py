@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flex_judge.reward.serving.cluster import connect
     from flex_judge.reward.serving.config import ServiceConfig
     from flex_judge.reward.serving.service import JudgeService
+    from flex_judge.reward.settings import RewardSettings
     from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
     from flex_judge.reward.types import Reward, RewardSpec, Sample
 
@@ -27,6 +28,7 @@ __getattr__ = lazy_exports(
         "flex_judge.reward.serving.cluster": ["connect"],
         "flex_judge.reward.serving.config": ["ServiceConfig"],
         "flex_judge.reward.serving.service": ["JudgeService"],
+        "flex_judge.reward.settings": ["RewardSettings"],
         "flex_judge.reward.trl": ["AsyncJudgeReward", "JudgeReward"],
         "flex_judge.reward.types": ["Reward", "RewardSpec", "Sample"],
     },
@@ -39,6 +41,7 @@ __all__ = [
     "JudgeReward",
     "JudgeService",
     "Reward",
+    "RewardSettings",
     "RewardSpec",
     "Sample",
     "ServiceConfig",

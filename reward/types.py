@@ -84,9 +84,13 @@ class RewardSpec:
         relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
         return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "listwise")
 
+    def to_json(self) -> dict[str, Any]:
+        """Convert to a dict of JSON values, as services take it; fields of a subclass are left out."""
+        return {f.name: getattr(self, f.name) for f in fields(RewardSpec)}
+
     def compute_group_id(self, sample: Sample) -> str:
         """Hash the prompt (with media), the group name and these settings to the identity of the sample's group."""
-        identity = [sample.to_comparison(self.rubric).prompt_digest, sample.group, asdict(self)]
+        identity = [sample.to_comparison(self.rubric).prompt_digest, sample.group, self.to_json()]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ Content = str | tuple[Part, ...]
 """Content of a message or a response: text, or text and media in order."""
 View = Literal["full", "final"]
 VIEWS: tuple[View, ...] = get_args(View)
-"""What the judge sees of a trajectory: every message, or the content of the final answer alone."""
+"""Part of a trajectory that the judge sees: every message, or the content of the final answer alone."""
 ASSISTANT = "assistant"
 
 
@@ -111,7 +111,7 @@ def read_view(value: Any, field: str) -> View:
 
 
 def select_view(response: Response, view: View) -> Response:
-    """Return a trajectory as it is, or its final answer; other responses are unchanged."""
+    """Return a trajectory unchanged, or its final answer; other responses are unchanged."""
     return response.final_answer if view == "final" and isinstance(response, Trajectory) else response
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from flex_judge.reward.client.encoding import (
 from flex_judge.reward.client.responses import DescriptionMethods
 from flex_judge.reward.client.retry import MediaRejectedError, NoResponseError
 from flex_judge.reward.client.transport import Connection
+from flex_judge.reward.turns import TurnMethods
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
@@ -40,7 +41,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class JudgeClient(DescriptionMethods):
+class JudgeClient(DescriptionMethods, TurnMethods):
     """HTTP client of a judge service.
 
     A client holds settings only; connections belong to the process. It can be pickled, forked, and used from any
@@ -160,7 +161,7 @@ class JudgeClient(DescriptionMethods):
             "samples",
             "rewards",
             lambda i: encode_sample(samples[i]),
-            {**asdict(spec), "rubric": encode_rubric(spec.rubric)},
+            {**spec.to_json(), "rubric": encode_rubric(spec.rubric)},
             # Without its response, but a present member of its group, for which nobody waits.
             lambda i, problem: encode_sample(replace(samples[i], response="", baseline=None, problem=problem)),
         )

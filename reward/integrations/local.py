@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from flex_judge.judges.concurrency import run_in_background
 from flex_judge.judges.errors import UsageError
 from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.turns import TurnMethods
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
 
 
-class LocalJudge:
+class LocalJudge(TurnMethods):
     """Rewards from a judge in this process.
 
     Groups consist of the samples of one call; there is no collection across calls.

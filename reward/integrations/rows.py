@@ -37,7 +37,7 @@ class ConvertedRows:
     """Index of an unreadable row -> reason."""
 
     def insert_failures(self, rewards: Sequence[Reward]) -> list[Reward]:
-        """Return one reward per row: those of the samples, and `invalid_input` for the unreadable rows."""
+        """Return one reward per row: the sample's, or `invalid_input` for an unreadable row."""
         remaining = iter(rewards)
         return [
             Reward(None, Status.INVALID_INPUT, detail=self.problems[i]) if i in self.problems else next(remaining)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from fake_service import FakeService, hang, impatient_client, make_client, return_unscored
@@ -23,8 +23,10 @@ from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.errors import ServiceTimeoutError, ServiceUnavailableError, UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
+from flex_judge.judges.validation.classes import get_field_types
 from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.integrations import training as run_id
+from flex_judge.reward.settings import RewardFields, RewardSettings
 from flex_judge.reward.trl import AsyncJudgeReward, JudgeReward
 
 
@@ -144,10 +146,10 @@ def test_pickles_with_a_url_but_not_with_a_local_judge(service: FakeService, loc
 def test_sends_the_settings_to_the_service(service: FakeService) -> None:
     reward = JudgeReward(
         make_client(service),
-        "correctness",
-        "round_robin",
-        "win_rate",
-        "center",
+        rubric="correctness",
+        method="round_robin",
+        reward="win_rate",
+        normalize="center",
         group_size=2,
         group_timeout_s=2,
         run="mine",
@@ -236,22 +238,161 @@ def test_warns_if_nothing_is_scored_and_ends_the_run_if_it_continues(
         local(**call)
 
 
-def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
+def judge_with_models(service: FakeService, *names: str) -> None:
+    """Let the service report one model after the other, one for each call of one completion."""
     from starlette.responses import JSONResponse
 
     from flex_judge.reward.types import Reward
 
-    models = iter(["a@1", "", "a@1", "b@2"])
+    models = iter(names)
 
-    async def by_one(_: Any) -> Any:
+    async def judge_with_next(_: Any) -> Any:
         return JSONResponse({"rewards": [Reward(0.5, Status.OK, model=next(models)).to_json()]})
 
-    service.always = by_one
+    service.always = judge_with_next
+
+
+def test_a_changed_judge_model_ends_the_run(service: FakeService) -> None:
+    judge_with_models(service, "a@1", "", "a@1", "b@2")
     reward = JudgeReward(make_client(service))
     for _ in range(3):
         reward(["Question?"], ["four"])
     with pytest.raises(UsageError, match="the judge model changed from a@1 to b@2"):
         reward(["Question?"], ["four"])
+
+
+@pytest.mark.parametrize(("reaction", "level"), [("warn", logging.WARNING), ("allow", logging.INFO)])
+def test_a_judge_that_changes_on_purpose_is_logged(
+    service: FakeService, caplog: pytest.LogCaptureFixture, reaction: Any, level: int
+) -> None:
+    judge_with_models(service, "a@1", "b@2", "", "b@2", "a@1")
+    reward, changes = JudgeReward(make_client(service), on_model_change=reaction), []
+    with caplog.at_level(logging.INFO, "flex_judge"):
+        for _ in range(5):
+            log = Log()
+            assert reward(["Question?"], ["four"], **log.offered) == [0.5]
+            changes.append(log.metrics["judge/model_changes"])
+    assert changes == [0, 1, 1, 1, 2]
+    records = [record for record in caplog.records if "the judge model changed" in record.message]
+    assert [record.levelno for record in records] == [level] * 2
+    assert "from a@1 to b@2 (change 1)" in records[0].message
+
+
+def test_two_models_in_one_call_are_a_change(service: FakeService) -> None:
+    from starlette.responses import JSONResponse
+
+    from flex_judge.reward.types import Reward
+
+    async def judge_by_two(_: Any) -> Any:
+        return JSONResponse({"rewards": [Reward(0.5, Status.OK, model=model).to_json() for model in ("a@1", "b@2")]})
+
+    service.always = judge_by_two
+    log = Log()
+    reward = JudgeReward(make_client(service), on_model_change="allow")
+    reward(["Question?"] * 2, ["four", "fives"], **log.offered)
+    assert (log.metrics["judge/models"], log.metrics["judge/model_changes"]) == (2, 1)
+    with pytest.raises(UsageError, match="the judge model changed from a@1 to b@2"):
+        JudgeReward(make_client(service))(["Question?"] * 2, ["four", "fives"])
+
+
+def test_settings_are_one_object_whose_fields_can_be_replaced(service: FakeService) -> None:
+    settings = RewardSettings(rubric="correctness", group_size=4, length_penalty=1.0, length_limit=1)
+    reward = JudgeReward(make_client(service), settings, rubric="safety")
+    assert reward.settings == replace(settings, rubric="safety")
+    assert reward(["Question?"], ["one two three"]) == [13 - 2]
+    body = service.seen[0].body
+    assert (body["rubric"], body["group_size"]) == ("safety", 4)
+    assert "length_penalty" not in body
+    assert "api_key" not in repr(JudgeReward(service.url, api_key="secret" * 4).settings)
+
+
+def test_settings_as_keywords_are_known_to_type_checkers() -> None:
+    """The typed keywords of JudgeReward are the fields of RewardSettings, with the same types."""
+    types = get_field_types(RewardSettings)
+    assert get_type_hints(RewardFields, include_extras=True) == types
+
+
+def test_a_rubric_in_the_place_of_the_settings_is_explained() -> None:
+    with pytest.raises(UsageError, match="settings must be a RewardSettings, not 'correctness'; write rubric='corr"):
+        JudgeReward("http://127.0.0.1:9", "correctness")  # type: ignore[arg-type]
+
+
+def test_long_completions_lose_reward_and_unscored_ones_stay_unscored(service: FakeService) -> None:
+    reward = JudgeReward(make_client(service), length_penalty=0.5, length_limit=2, max_length_penalty=2.0)
+    texts = ["a b", "a b c", "a b c d", "a " * 40]
+    log = Log()
+    # The fake service scores texts by their length in characters.
+    assert reward(["Question?"] * 4, texts, **log.offered) == [3, 5 - 0.5, 7 - 1.0, 80 - 2.0]
+    assert log.metrics["judge/length_penalty"] == pytest.approx(3.5 / 4)
+    assert log.columns["judge_score"] == [3, 5, 7, 80]  # what the judge wrote is unchanged
+    service.always = return_unscored(Status.TRUNCATED)
+    assert reward(["Question?"], ["a b c d"]) == [None]
+
+
+def test_tokens_are_counted_by_the_trainer(service: FakeService, caplog: pytest.LogCaptureFixture) -> None:
+    reward = JudgeReward(make_client(service), length_penalty=1.0, length_limit=3, length_unit="token")
+    log = Log()
+    call: dict[str, Any] = {"prompts": ["Question?"] * 2, "completions": ["four", "five!"]}
+    assert reward(**call, completion_ids=[[1] * 5, [1]], **log.offered) == [4 - 2, 5]
+    assert log.metrics["judge/length_mean"] == 3
+    with pytest.raises(UsageError, match="passes no token counts; use length_unit 'word'"):
+        reward(**call)
+    assert "tool results" not in caplog.text
+    called = [{"role": "assistant", "content": "four"}, {"role": "tool", "name": "f", "content": "a long result"}]
+    reward(["Question?"], [called], completion_ids=[[1] * 9])
+    assert "length_unit 'token' counts the tokens of tool results too" in caplog.text
+
+
+def test_a_judge_that_likes_length_shows_in_the_log(service: FakeService) -> None:
+    log = Log()
+    prompts = ["First?"] * 3 + ["Second?"] * 3
+    JudgeReward(make_client(service))(prompts, ["a", "a a", "a a a"] * 2, **log.offered)
+    assert log.metrics["judge/length_slope"] == pytest.approx(2.0)  # two characters a word
+    assert log.metrics["judge/length_correlation"] == pytest.approx(1.0)
+    assert log.metrics["judge/length_mean"] == 2
+
+
+COMPLETION_WITH_TOOLS = [
+    {"role": "assistant", "content": "I add.", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+    {"role": "tool", "name": "add", "content": "42"},
+    {"role": "assistant", "content": "It is 42."},
+]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "combination", "value", "turns"),
+    [
+        ("response", "mean", 3.0, None),
+        ("turn", "mean", (1 + 9) / 2, [1, 9]),
+        ("step", "mean", (2 + 9) / 2, [2, 9]),
+        ("step", "last", 9.0, [9]),
+        ("step", "discounted", (2 + 0.5 * 9) / 1.5, [2, 9]),
+    ],
+)
+def test_turns_and_steps_become_one_reward_per_completion(
+    service: FakeService, granularity: Any, combination: Any, value: float, turns: list[float] | None
+) -> None:
+    reward = JudgeReward(make_client(service), granularity=granularity, combination=combination, discount=0.5)
+    log = Log()
+    question = [{"role": "user", "content": "Question?"}]
+    unreadable = [{"role": "user", "content": [{"type": "image", "image": "http://10.0.0.1/a.png"}]}]
+    # The fake service scores texts by their length, and a trajectory by its number of messages.
+    rewards = reward([question, question, unreadable], [COMPLETION_WITH_TOOLS, "four", "five"], **log.offered)
+    assert rewards == [pytest.approx(value), 4, None]
+    assert log.columns["judge_status"] == ["ok", "ok", "invalid_input"]
+    assert log.columns.get("judge_turn_rewards") == (turns and [turns, [4], [None]])
+    contexts = [len(row["prompt"]) for row in service.seen[0].body["samples"]]
+    if granularity != "response":
+        assert max(contexts) == 3
+
+
+def test_a_completion_without_a_turn_has_no_reward(service: FakeService) -> None:
+    log = Log()
+    results = [{"role": "tool", "name": "add", "content": "42"}]
+    reward = JudgeReward(make_client(service), granularity="turn")
+    assert reward(["Question?"] * 2, [results, "four"], **log.offered) == [None, 4]
+    assert log.columns["judge_status"] == ["invalid_input", "ok"]
+    assert "no assistant message" in log.columns["judge_reasoning"][0]
 
 
 def test_sends_no_group_name_without_a_group_size(service: FakeService) -> None:
@@ -435,9 +576,18 @@ def test_warns_once_about_incomplete_groups(service: FakeService, caplog: pytest
     [
         ({"reward": "applause"}, "reward must be one of"),
         ({"method": "dice"}, "method must be one of"),
-        ({"unscored": "zero"}, "unscored must be 'none' or 'raise'"),
+        ({"unscored": "zero"}, "unscored must be one of none, raise"),
         ({"method": "baseline"}, "baseline_column: must name a column"),
         ({"baseline_column": "answer"}, "baseline_column: must name a column"),
+        ({"rubrik": "correctness"}, "unknown setting 'rubrik'; did you mean 'rubric'"),
+        ({"on_model_change": "ignore"}, "on_model_change must be one of raise, warn, allow"),
+        ({"length_penalty": 0.1}, "length_limit must be set if length_penalty is above 0"),
+        ({"length_limit": 9}, "length_limit must be set if length_penalty is above 0, else be None"),
+        ({"length_penalty": -1.0, "length_limit": 9}, "length_penalty must be 0.* or more"),
+        ({"granularity": "step", "method": "listwise"}, "granularity 'step' scores each step"),
+        ({"granularity": "turn", "view": "final"}, "view 'final' shows the judge one message"),
+        ({"discount": 1.5}, "discount must be above 0 and at most 1"),
+        ({"name": ""}, "name must not be empty"),
         ({"judge": 5}, "judge must be a FlexJudge, a JudgeClient, or the URL"),
         ({"judge": "10.0.0.1:8000"}, "url must begin with http"),
         ({"judge": JudgeClient("http://127.0.0.1:9"), "api_key": "k"}, "only used with a URL"),

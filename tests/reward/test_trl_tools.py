@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
+from scripts import SETTINGS, whole_judge
+from served import served
 from training import logged, two_steps
 
 from flex_judge.judges import FlexJudge
+from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.models import resolve_model
+from flex_judge.judges.models.profiles import PROFILES
 from flex_judge.reward.trl import JudgeReward
 
 pytestmark = pytest.mark.slow
@@ -18,6 +26,7 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</t
 ANSWER = "It is 21 degrees in Rome."
 QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
 MAX_STEPS, ENOUGH, LEARNING_RATE = 300, 0.02, 3e-3
+RUN_S = 500.0  # takes a minute on an idle machine
 
 
 def get_weather(city: str) -> str:
@@ -124,3 +133,79 @@ def test_the_judge_of_grpo_reads_tool_calls_and_results(
     print(shown)
     expected = (QUESTION["content"], "tool call", "get_weather", '"Rome"', "tool result", "21 degrees in Rome")
     assert re.search(".*".join(map(re.escape, expected)), shown, re.DOTALL), shown
+
+
+RANK = """
+import sys
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+from flex_judge import JudgeReward
+
+class Weather:
+    def reset(self, **row):
+        self.count = 0
+
+    def get_weather(self, city: str) -> str:
+        '''Look up the weather of a city.
+
+        Args:
+            city: name of the city.
+
+        Returns:
+            The weather.
+        '''
+        self.count += 1
+        return f"21 degrees in {city}"
+
+url, policy, out = sys.argv[1:]
+GRPOTrainer(
+    model=policy,
+    reward_funcs=[
+        JudgeReward(url, granularity="step", name="steps"),
+        JudgeReward(url, method="round_robin", reward="win_rate", group_size=4, name="wins"),
+    ],
+    environment_factory=Weather,
+    train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "What is the weather in Rome?"}]}] * 4),
+    args=GRPOConfig(
+        output_dir=out, max_steps=2, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
+        per_device_train_batch_size=2, num_generations=4, max_completion_length=96, temperature=0.7,
+        max_tool_calling_iterations=1, learning_rate=1e-6, log_completions=True, gradient_checkpointing=False,
+    ),
+).train()
+"""
+
+
+def test_environments_on_two_ranks_get_a_reward_per_step_and_whole_groups(
+    calling_policy: tuple[Any, Any], tmp_path: Path
+) -> None:
+    import pyarrow.parquet
+
+    for part in calling_policy:
+        part.save_pretrained(tmp_path / "policy")
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "rank.py"]
+    engine = ScriptedEngine(whole_judge, profile=PROFILES["flex-vl"])
+    with served(FlexJudge(engine, SETTINGS)) as service:
+        process = subprocess.run(
+            [*command, service.url, "policy", "out"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+        )
+    assert process.returncode == 0, process.stderr[-3000:]
+    num_steps: list[int] = []
+    for step in (1, 2):
+        file = tmp_path / "out" / "completions" / f"completions_{step:05d}.parquet"
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+        assert sum(row["wins"] for row in rows) == pytest.approx(2.0)  # four completions, six pairs
+        for row in rows:
+            turns = row["steps_turn_rewards"]
+            assert len(turns) == sum(message["role"] == "assistant" for message in row["completion"])
+            assert row["steps"] == pytest.approx(sum(turns) / len(turns))
+            num_steps.append(len(turns))
+    assert max(num_steps) == 2  # a call with its result, and an answer
+    shown = [prompt for prompt, _ in engine.requests if "tool result" in prompt]
+    assert any("21 degrees in Rome" in prompt for prompt in shown)

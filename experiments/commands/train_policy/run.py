@@ -242,12 +242,12 @@ class PolicyTraining(TrainingRun):
             group_size = flags.args.num_generations if spec.needs_group and self.ranks.count > 1 else None
             reward = JudgeReward(
                 url,
-                spec.rubric,
-                spec.method,
-                spec.reward,
-                spec.normalize,
-                group_size,
-                recipe.judge_group_timeout_s,
+                rubric=spec.rubric,
+                method=spec.method,
+                reward=spec.reward,
+                normalize=spec.normalize,
+                group_size=group_size,
+                group_timeout_s=recipe.judge_group_timeout_s,
                 api_key=read_key(recipe.judge_key) if recipe.judge_key else None,
                 deadline_s=recipe.judge_deadline_s,
                 # One id for all ranks, so that the service puts their completions into the same groups.
