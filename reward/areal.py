@@ -22,6 +22,7 @@ from uuid import uuid4
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.reward.integrations.scoring import ConversationScorer
+from flex_judge.reward.turns import Granularity
 from flex_judge.reward.types import Reward
 
 if TYPE_CHECKING:
@@ -120,7 +121,9 @@ class EpisodeJudge:
         (reward,) = await self._scorer.score_rows([self._build_row(data, response)])
         return _require_value(reward)
 
-    async def score_turns(self, data: Mapping[str, Any], response: Any) -> list[float]:
+    async def score_turns(
+        self, data: Mapping[str, Any], response: Any, granularity: Granularity = "turn"
+    ) -> list[float]:
         """Score each turn of a response, with the conversation before it as the prompt.
 
         An agent returns them by the ids of its completions, `dict(zip(ids, scores))`.
@@ -128,6 +131,7 @@ class EpisodeJudge:
         Args:
             data: columns of the data set, see `score_response`.
             response: the messages that the agent and its tools wrote.
+            granularity: `turn` for each assistant message, or `step` for each with its tool results.
 
         Returns:
             One value per assistant message.
@@ -136,7 +140,7 @@ class EpisodeJudge:
             UnscoredError: a turn has no score.
             UsageError: the settings compare completions, which turns of different conversations are not.
         """
-        rewards = await self._scorer.score_turns(self._build_row(data, response))
+        rewards = await self._scorer.score_turns(self._build_row(data, response), granularity)
         return [_require_value(reward) for reward in rewards]
 
     def _build_row(self, data: Mapping[str, Any], response: Any) -> dict[str, Any]:

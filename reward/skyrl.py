@@ -23,15 +23,14 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.floats import require_finite_float
 from flex_judge.reward.integrations.scoring import ConversationScorer
 from flex_judge.reward.integrations.skyrl_env import (
-    GRANULARITIES,
     RECORD_KEY,
     EnvSettings,
-    Granularity,
     JudgedEnvEntry,
     RolloutRecord,
 )
 from flex_judge.reward.integrations.training import UnscoredStreak, compute_judge_metrics, compute_mean
-from flex_judge.reward.types import Reward
+from flex_judge.reward.turns import Granularity, check_turn_spec
+from flex_judge.reward.types import Reward, RewardSpec
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge
@@ -67,8 +66,9 @@ def register_judge_env(
         env_config: configuration of the wrapped environment, such as `cfg.environment.skyrl_gym.text2sql`.
         env_weight: weight of the wrapped environment's own reward, which is added to the judge's. It has no meaning
             without a judge: set it on the `JudgeGenerator`.
-        granularity: `response` gives the last step of a finished rollout the judge's reward. `turn` gives every step
-            its own: the judge scores the message, with the conversation before it as the prompt.
+        granularity: `response` gives the judge's reward to the last step of a finished rollout. `turn` gives every
+            step its own: the judge scores the message, with the conversation before it as the prompt. `step` also
+            shows it tool results of the environment that follow the message.
         api_key: API key of the service; None reads the environment variable FLEX_JUDGE_API_KEY.
         deadline_s: time limit of a call in seconds (default 600).
         view: what the judge sees of a rollout: `full`, or the `final` answer.
@@ -78,8 +78,7 @@ def register_judge_env(
     Raises:
         UsageError: a setting has an invalid value or conflicts with another one.
     """
-    if granularity not in GRANULARITIES:
-        raise UsageError(f"granularity must be one of {', '.join(GRANULARITIES)}, not {granularity!r}")
+    check_turn_spec(RewardSpec(**spec), granularity)
     scorer = None
     if judge is not None:
         scorer = ConversationScorer(judge, api_key=api_key, deadline_s=deadline_s, view=view, **spec)

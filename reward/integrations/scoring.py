@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.judges.conversations.messages import ASSISTANT, Message, Trajectory, View, select_view
+from flex_judge.judges.conversations.messages import View, select_view
 from flex_judge.judges.errors import ServiceTimeoutError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
+from flex_judge.reward.turns import NO_TURN, Granularity, check_turn_spec, split_sample
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 if TYPE_CHECKING:
@@ -85,25 +86,32 @@ class ConversationScorer:
             rewards = _report_timeout(e, len(converted.samples))
         return converted.insert_failures(rewards)
 
-    async def score_turns(self, row: Mapping[str, Any]) -> list[Reward]:
-        """Score each turn of the response of a row, see `split_turns`.
+    async def score_turns(self, row: Mapping[str, Any], granularity: Granularity = "turn") -> list[Reward]:
+        """Score each turn or step of the response of a row, see `flex_judge.reward.turns`.
+
+        Returns:
+            One reward per assistant message; a single one without a value if the row cannot be judged.
 
         Raises:
-            UsageError: the settings compare responses, and turns of different conversations have different prompts.
+            UsageError: the settings compare responses, and turns of different responses have different prompts.
         """
-        self.check_turns()
+        check_turn_spec(self.spec, granularity)
         converted = RowConverter().convert_rows([row])
-        turns = [self._select_view(turn) for sample in converted.samples for turn in split_turns(sample)]
+        turns = [turn for sample in converted.samples for turn in self._split(sample, granularity)]
+        if not turns:
+            return converted.insert_failures(
+                [Reward(None, Status.INVALID_INPUT, detail=NO_TURN)] * len(converted.samples)
+            )
         try:
-            rewards = await self._judge.rewards(turns, self.spec)
+            return await self._judge.rewards(turns, self.spec)
         except ServiceTimeoutError as e:
-            rewards = _report_timeout(e, len(turns))
-        return rewards if converted.samples else converted.insert_failures([])
+            return _report_timeout(e, len(turns))
 
-    def score_last_turn_sync(self, row: Mapping[str, Any]) -> Reward:
-        """Score the last turn of the response of a row, from code without an event loop."""
+    def score_last_turn_sync(self, row: Mapping[str, Any], granularity: Granularity = "turn") -> Reward:
+        """Score the last turn or step of the response of a row, from code without an event loop."""
+        check_turn_spec(self.spec, granularity)
         converted = RowConverter().convert_rows([row])
-        turns = [self._select_view(split_turns(sample)[-1]) for sample in converted.samples]
+        turns = [self._split(sample, granularity)[-1] for sample in converted.samples]
         try:
             rewards = self._judge.rewards_sync(turns, self.spec)
         except ServiceTimeoutError as e:
@@ -111,47 +119,10 @@ class ConversationScorer:
         (reward,) = converted.insert_failures(rewards)
         return reward
 
-    def check_turns(self) -> None:
-        """Raise UsageError if the settings compare responses, which turns cannot be."""
-        if self.spec.needs_group:
-            raise UsageError(
-                "turns are scored one by one, because each has a conversation of its own before it; use the method "
-                "'pointwise' with the reward 'expected' or 'score', and normalize 'none'"
-            )
-
-    def _select_view(self, sample: Sample) -> Sample:
-        return replace(sample, response=select_view(sample.response, self._view))
-
-
-def split_turns(sample: Sample) -> list[Sample]:
-    """Split a response into its turns, each with the conversation before it as its prompt.
-
-    A turn is an assistant message with the tool results that follow it. Messages before the first assistant message
-    belong to its prompt. The response is split after it was read, because only a prompt may name local files.
-
-    Returns:
-        One sample per turn; the sample itself if it has only one.
-    """
-    if not isinstance(sample.response, Trajectory):
-        return [sample]
-    messages = sample.response.messages
-    turns: list[Sample] = []
-    for start, message in enumerate(messages):
-        if message.role == ASSISTANT:
-            end = start + 1
-            while end < len(messages) and messages[end].role in ("tool", "function"):
-                end += 1
-            turns.append(
-                replace(sample, prompt=(*sample.prompt, *messages[:start]), response=_join(messages[start:end]))
-            )
-    return turns or [sample]
-
-
-def _join(messages: Sequence[Message]) -> Any:
-    """Build a response of messages: the content of one plain message, else a trajectory."""
-    if len(messages) == 1 and messages[0].is_plain:
-        return messages[0].content
-    return Trajectory(tuple(messages))
+    def _split(self, sample: Sample, granularity: Granularity) -> list[Sample]:
+        # The response is split after it was read: only a prompt may name local files, and its turns become prompts.
+        turns = split_sample(sample, granularity)
+        return [replace(turn, response=select_view(turn.response, self._view)) for turn in turns]
 
 
 def _report_timeout(error: ServiceTimeoutError, count: int) -> list[Reward]:

@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any
 
 from flex_judge.judges.conversations.messages import ASSISTANT
 from flex_judge.judges.errors import UnscoredError
 from flex_judge.reward.integrations.scoring import ConversationScorer
+from flex_judge.reward.turns import Granularity
 from flex_judge.reward.types import Reward
 
 RECORD_KEY = "flex_judge_record"
 """Key of a rollout's record in the extras of its environment."""
 METRIC_PREFIX = "judge_"
-Granularity = Literal["response", "turn"]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-"""What gets one reward of the environment: the finished rollout, or each message of the policy."""
 
 
 @dataclass
@@ -110,17 +108,22 @@ class _JudgedEnv:
         if self._inner is not None:
             output = dict(self._inner.step(action))
         self._record.response.append({"role": ASSISTANT, "content": output.get("postprocessed_action") or action})
-        if self._settings.scorer is None:
-            self._record.response += copy.deepcopy(list(output["observations"]))
+        observations = copy.deepcopy(list(output["observations"]))
+        scorer, granularity = self._settings.scorer, self._settings.granularity
+        if scorer is None:
+            self._record.response += observations
             return output
+        if granularity != "turn":  # a turn is judged without what the environment answers
+            self._record.response += observations
         row = {"prompt": self._record.prompt, "response": self._record.response, "columns": self._extras}
         reward = None
-        if self._settings.granularity == "turn":
-            reward = self._settings.scorer.score_last_turn_sync(row)
+        if granularity != "response":
+            reward = scorer.score_last_turn_sync(row, granularity)
         elif output["done"]:
-            (reward,) = self._settings.scorer.score_rows_sync([row])
+            (reward,) = scorer.score_rows_sync([row])
         self._is_judged = self._is_judged or reward is not None
-        self._record.response += copy.deepcopy(list(output["observations"]))
+        if granularity == "turn":
+            self._record.response += observations
         output["reward"] = self._settings.env_weight * output["reward"] + (self._get_value(reward) if reward else 0.0)
         return output
 

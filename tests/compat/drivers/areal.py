@@ -43,7 +43,9 @@ class ScriptedEngine:
         self._counts[texts[0]] += 1
         ids = [*self._tokenizer.encode(texts[count % len(texts)]), self._tokenizer.eos_token_id]
         values = {"output_logprobs": [-1.0] * len(ids), "output_versions": [0] * len(ids)}
-        return ModelResponse(input_tokens=list(request.input_ids), output_tokens=ids, tokenizer=self._tokenizer, **values)
+        return ModelResponse(
+            input_tokens=list(request.input_ids), output_tokens=ids, tokenizer=self._tokenizer, **values
+        )
 
     def get_version(self) -> int:
         """Return the version of the weights."""
