@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from collections import Counter
@@ -15,9 +16,12 @@ from areal.api.cli_args import GenerationHyperparameters, InferenceEngineConfig,
 from areal.experimental.openai import ArealOpenAI
 from areal.infra.remote_inf_engine import RemoteInfEngine
 from areal.infra.workflow_executor import WorkflowExecutor
+from areal.trainer.rl_trainer import PPOTrainer
 from areal.utils import logging
 from areal.utils.data import Normalization
+from doc_page import read_block
 from driver_checks import Checks
+from PIL import Image
 from recording_judge import RecordingJudge
 from tiny_policy import save_tokenizer
 
@@ -69,11 +73,19 @@ class Setup:
         )
 
     def resolve_workflow(self, judge: str, samples: int = GROUP, **settings: Any) -> Any:
-        """Resolve the workflow from its import path, as AReaL's trainer does."""
+        """Resolve the workflow of the judge from its import path, as AReaL's trainer does."""
         kwargs = {"judge": judge, "settings": settings, "gconfig": self.gconfig, "tokenizer": self.tokenizer}
+        return self.resolve("flex_judge.reward.areal.JudgeWorkflow", kwargs, samples)
+
+    def resolve(self, path: str, kwargs: dict[str, Any], samples: int) -> Any:
+        """Resolve a workflow with AReaL's code."""
         engine = SimpleNamespace(logger=logger, config=self.config)
-        path = "flex_judge.reward.areal.JudgeWorkflow"
         return RemoteInfEngine._resolve_workflow(engine, path, kwargs, samples)
+
+    def process_images(self, images: Any, text: str, **options: Any) -> dict[str, Any]:
+        """Stand in for the processor of a vision model, which tiny_policy has not."""
+        ids = torch.tensor([self.tokenizer.encode(text)])
+        return {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids), "pixel_values": torch.zeros(1)}
 
     def roll_out(self, workflow: Any, *rows: dict[str, Any]) -> list[Any]:
         """Roll out rows together, and return the trajectories that are not rejected, in any order."""
@@ -119,6 +131,16 @@ def main(url: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(folder)
         compare = {"method": "round_robin", "reward": "win_rate", "group_size": GROUP}
+        with checks.check("the code of docs/trainers/areal.md gives the trainer a workflow that compares groups"):
+            calls: list[dict[str, Any]] = []
+            page: dict[str, Any] = {}
+            exec(read_block("areal.md", "train_judged.py").replace("http://HOST:8000", url), page)
+            trainer = SimpleNamespace(train=lambda **kwargs: calls.append(kwargs))
+            page["train"](trainer, SimpleNamespace(gconfig=setup.gconfig, tokenizer_path=folder))
+            inspect.signature(PPOTrainer.train).bind(None, **calls[0])
+            workflow = setup.resolve(calls[0]["workflow"], calls[0]["workflow_kwargs"], GROUP)
+            (trajectory,) = setup.roll_out(workflow, build_row("says=1", "says=9", "says=5"))
+            assert sorted(trajectory["rewards"].tolist()) == [0, 0.5, 1], trajectory["rewards"]
         with checks.check("the rollout executor trains on the win rates of whole groups") as detail:
             rows = [build_row("says=2", "says=9", "says=5"), build_row("says=9", "says=1", "says=4")]
             first, second = setup.roll_out(setup.resolve_workflow(url, **compare), *rows)
@@ -136,6 +158,18 @@ def main(url: str) -> None:
             (sample,) = recorder.samples
             assert sample["prompt"] == build_row("It is 5.")["messages"], sample
             assert sample["response"] == "It is 5.", sample
+        with checks.check("the judge sees the images of VisionRLVRWorkflow"):
+            text = "<|im_start|>user\nSay: It is red.<|im_end|>\n"
+            chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Say: It is red."}]}]
+            row = {"messages": text, "messages_chat": chat, "images": [Image.new("RGB", (32, 32), "red")]}
+            with RecordingJudge() as recorder:
+                kwargs = {"gconfig": setup.gconfig, "tokenizer": setup.tokenizer, "enable_thinking": False}
+                kwargs |= {"processor": setup.process_images, "judge": recorder.url}
+                kwargs["workflow"] = "areal.workflow.vision_rlvr.VisionRLVRWorkflow"
+                setup.roll_out(setup.resolve("flex_judge.reward.areal.JudgeWorkflow", kwargs, 1), row)
+            (sample,) = recorder.samples
+            assert [part["type"] for part in sample["prompt"][0]["content"]] == ["image", "text"], sample
+            assert sample["response"] == "It is red.", sample
         with checks.check("an unscored completion rejects its group, and no other"):
             rows = [build_row("says=2", "mumble", "says=4"), build_row("says=4", "says=3", "says=2")]
             (accepted,) = setup.roll_out(setup.resolve_workflow(url), *rows)
@@ -151,12 +185,12 @@ def main(url: str) -> None:
             (trajectory,) = setup.roll_out(TurnAgent(EpisodeJudge(url), setup.tokenizer), row)
             assert sorted(trajectory["rewards"].tolist()) == [3, 8], trajectory
         with checks.check("comparisons without group_size are a setting error"):
+            message = ""
             try:
                 JudgeWorkflow(url, {"method": "round_robin"}, gconfig=setup.gconfig, tokenizer=setup.tokenizer)
             except UsageError as e:
-                assert "gconfig.n_samples" in str(e), e
-            else:
-                raise AssertionError("expected UsageError")
+                message = str(e)
+            assert "gconfig.n_samples" in message, message
     checks.finish()
 
 

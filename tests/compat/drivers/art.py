@@ -12,6 +12,7 @@ from typing import Any
 import art
 from art.pipeline_trainer.trainer import PipelineTrainer, make_group_rollout_fn
 from art.rewards import ruler_score_group
+from doc_page import read_block
 from driver_checks import Checks
 from openai import AsyncOpenAI
 from openai.types.chat.chat_completion import Choice
@@ -82,6 +83,18 @@ async def gather(judge: Any, *answers: str, rewards: tuple[float, ...] = ()) -> 
 
 async def run_checks(url: str, checks: Checks, policy_url: str) -> None:
     compare = GroupJudge(url, method="round_robin", reward="win_rate")
+    with checks.check("the code of docs/trainers/art.md gathers judged groups"):
+        page: dict[str, Any] = {}
+        exec(read_block("art.md", "judge_groups.py").replace("http://HOST:8000", url), page)
+        numbers = iter(range(1, 17))
+
+        async def roll_out_once(model: Any, scenario: str) -> art.Trajectory:
+            return build_legacy_trajectory(f"{scenario} says={next(numbers)}")
+
+        groups = await page["gather_judged_groups"](None, ["one", "two"], roll_out_once)
+        assert [len(group) for group in groups] == [8, 8], groups
+        for group in groups:
+            assert abs(sum(trajectory.reward for trajectory in group) - 4) < 1e-9, group
     with checks.check("gather_trajectory_groups gets win rates, and keeps the group's metadata") as detail:
         (group,) = await gather(compare, "says=2", "says=9", "says=5")
         values = [trajectory.reward for trajectory in group]

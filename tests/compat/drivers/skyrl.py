@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import skyrl_gym
 import torch
+from doc_page import read_block
 from driver_checks import Checks
 from recording_judge import RecordingJudge
 from skyrl.backends.skyrl_train.utils.ppo_utils import compute_grpo_outcome_advantage
@@ -21,6 +22,7 @@ from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator
 from skyrl.train.generators.utils import prepare_generator_input
 from skyrl.train.trainer import RayPPOTrainer
 from skyrl.train.utils.trainer_utils import validate_generator_output
+from skyrl_gym.envs.base_text_env import BaseTextEnv
 from tiny_policy import save_tokenizer
 
 from flex_judge.judges.errors import ServiceUnavailableError, UnscoredError, UsageError
@@ -28,6 +30,22 @@ from flex_judge.reward import JudgeClient
 from flex_judge.reward.skyrl import JudgeGenerator, register_judge_env
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
+RED = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+
+
+class CalculatorEnv(BaseTextEnv):
+    """An environment of a user: it answers the first message with a tool result, and is done after the second."""
+
+    def __init__(self, env_config: Any = None, extras: Any = None) -> None:
+        super().__init__()
+
+    def step(self, action: str) -> dict[str, Any]:
+        """Run one step."""
+        self.turns += 1
+        observations = [{"role": "tool", "content": "5"}] if self.turns == 1 else []
+        return {"observations": observations, "reward": 0.0, "done": self.turns == 2, "metadata": {}}
 
 
 class ScriptedEngine:
@@ -47,7 +65,7 @@ class ScriptedEngine:
             prompt, _, sample = session[1:].partition("_")
             texts.append(self._rollouts[int(prompt) * self._samples + int(sample)][self._turns[session]])
             self._turns[session] += 1
-        ids = [self._tokenizer.encode(text) + [self._tokenizer.eos_token_id] for text in texts]
+        ids = [[*self._tokenizer.encode(text), self._tokenizer.eos_token_id] for text in texts]
         logprobs = [[-1.0] * len(row) for row in ids]
         return {
             "responses": texts,
@@ -101,9 +119,28 @@ def compute_advantages(output: Any, uids: list[str]) -> list[float]:
     return [round(float(row[0]), 3) for row in advantages]
 
 
+async def expect_error(kind: type[Exception], text: str, coroutine: Any) -> None:
+    """Await a coroutine that must raise an error with a text in its message."""
+    try:
+        await coroutine
+    except kind as e:
+        message = str(e)
+    else:
+        raise AssertionError(f"expected {kind.__name__}")
+    assert text in message, message
+
+
 async def run_checks(url: str, checks: Checks, setup: Setup) -> None:
     register_judge_env("single")
     register_judge_env("recorded_gsm8k", env="gsm8k_multi_turn")
+    with checks.check("the code of docs/trainers/skyrl.md builds a generator of the trainer's experiment"):
+        page: dict[str, Any] = {}
+        exec(read_block("skyrl.md", "judged_experiment.py").replace("http://HOST:8000", url), page)
+        experiment = object.__new__(page["JudgedExp"])
+        engine = ScriptedEngine(setup.tokenizer, [["says=2 #### 5"], ["says=9 #### 5"]], 2)
+        generator = experiment.get_generator(setup.build_config(), setup.tokenizer, engine)
+        output = await generator.generate(build_batch("judged_gsm8k", 2)[0])
+        assert [row[-1] for row in output["rewards"]] == [0, 1], output["rewards"]
     with checks.check("JudgeGenerator compares the rollouts of each prompt") as detail:
         rollouts = [["says=2"], ["says=9"], ["says=5"], ["says=7"]]
         inner = setup.build_generator(rollouts, samples=2)
@@ -167,22 +204,30 @@ async def run_checks(url: str, checks: Checks, setup: Setup) -> None:
         roles = [message["role"] for message in recorder.samples[1]["prompt"]]
         assert roles == ["user", "assistant", "user"], recorder.samples[1]
         assert recorder.samples[1]["response"] == "#### 5", recorder.samples[1]
+    with checks.check("a step is judged with its tool results, and images of the row belong to the prompt"):
+        skyrl_gym.register(id="calculator", entry_point=CalculatorEnv)
+        with RecordingJudge() as recorder:
+            register_judge_env("steps", recorder.url, env="calculator", granularity="step")
+            batch, _ = build_batch("steps", 1)
+            batch["env_extras"][0]["images"] = [RED]
+            output = await setup.build_generator([["2 + 3", "It is 5."]]).generate(batch)
+        assert [reward for reward in output["rewards"][0] if reward] == [1, 2], output["rewards"]
+        step = recorder.samples[0]["response"]
+        assert [message["role"] for message in step] == ["assistant", "tool"], step
+        (question,) = recorder.samples[0]["prompt"]
+        assert [part["type"] for part in question["content"]] == ["image", "text"], question
     with checks.check("an unscored rollout of a judging environment ends the run without JudgeGenerator"):
         register_judge_env("judged", url)
         rollouts = [["says=2"], ["mumble"], ["says=6"]]
-        try:
-            await setup.build_generator(rollouts).generate(build_batch("judged", 3)[0])
-        except UnscoredError as e:
-            assert "JudgeGenerator" in str(e), e
-        else:
-            raise AssertionError("expected UnscoredError")
+        unprotected = setup.build_generator(rollouts).generate(build_batch("judged", 3)[0])
+        await expect_error(UnscoredError, "JudgeGenerator", unprotected)
         output = await JudgeGenerator(setup.build_generator(rollouts)).generate(build_batch("judged", 3)[0])
         assert [row[-1] for row in output["rewards"]] == [2, 4, 6], output["rewards"]
         assert [any(mask) for mask in output["loss_masks"]] == [True, False, True], output["loss_masks"]
     with checks.check("a judging environment leaves out a rollout that is cut at the length limit"):
-        register_judge_env("judged_gsm8k", url, env="gsm8k_multi_turn")
+        register_judge_env("cut_gsm8k", url, env="gsm8k_multi_turn")
         inner = setup.build_generator([["says=3", "says=4"]], max_input_length=60)
-        output = await JudgeGenerator(inner).generate(build_batch("judged_gsm8k", 1)[0])
+        output = await JudgeGenerator(inner).generate(build_batch("cut_gsm8k", 1)[0])
         assert not any(output["loss_masks"][0]), output["loss_masks"]
     with checks.check("evaluation has the mean of the scored rollouts"):
         generator = JudgeGenerator(setup.build_generator([["says=2"], ["mumble"], ["says=6"]], samples=1), url)
@@ -194,24 +239,14 @@ async def run_checks(url: str, checks: Checks, setup: Setup) -> None:
         assert metrics["eval/all/avg_score"] == 4, metrics
         assert abs(metrics["eval/all/judge/scored_mean"] - 2 / 3) < 1e-9, metrics
     with checks.check("an environment that does not record is a setting error"):
-        try:
-            await JudgeGenerator(setup.build_generator([["#### 5"]]), url).generate(build_batch("gsm8k", 1)[0])
-        except UsageError as e:
-            assert "register_judge_env" in str(e), e
-        else:
-            raise AssertionError("expected UsageError")
+        unrecorded = JudgeGenerator(setup.build_generator([["#### 5"]]), url).generate(build_batch("gsm8k", 1)[0])
+        await expect_error(UsageError, "register_judge_env", unrecorded)
     with checks.check("a dead judge costs a batch, and then ends the run"):
         client = JudgeClient("http://127.0.0.1:9", deadline_s=0.5, probe_s=0.5)
         dead = JudgeGenerator(setup.build_generator([["says=2"], ["says=3"]]), client)
         output = await dead.generate(build_batch("single", 2)[0])
         assert not any(map(any, output["loss_masks"])), output["loss_masks"]
-        try:
-            await dead.generate(build_batch("single", 2)[0])
-        except ServiceUnavailableError:
-            pass
-        else:
-            raise AssertionError("expected ServiceUnavailableError")
-    assert "single" in skyrl_gym.registry
+        await expect_error(ServiceUnavailableError, "127.0.0.1:9", dead.generate(build_batch("single", 2)[0]))
 
 
 def main(url: str) -> None:
