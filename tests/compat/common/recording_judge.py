@@ -34,7 +34,14 @@ class RecordingJudge:
                     first = len(judge.samples) + 1
                     judge.samples += rows
                 rewards = [Reward(float(n), Status.OK, judgments=1).to_json() for n in range(first, first + len(rows))]
-                body = json.dumps({"rewards": rewards}).encode()
+                self._respond({"rewards": rewards})
+
+            def do_PUT(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._respond({"digest": self.path.rpartition("/")[2]})
+
+            def _respond(self, value: dict[str, Any]) -> None:
+                body = json.dumps(value).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
