@@ -6,7 +6,7 @@
     )
 
 Do not pass a judge as `reward_fn`: AReaL's AsyncRewardWrapper gives a reward function 15 seconds, and then 0. The
-workflow of this module awaits the judge instead. A rollout without a score raises an error, by which AReaL rejects the
+workflow of this module awaits the judge instead. A rollout without a score raises an error, and AReaL rejects the
 whole group and takes another prompt: its group normalization divides a batch into equal groups, so a single missing
 member would mix the groups after it.
 """
@@ -33,7 +33,7 @@ __all__ = ["EpisodeJudge", "JudgeWorkflow"]  # noqa: F822 - JudgeWorkflow is bui
 
 RLVR = "areal.workflow.rlvr.RLVRWorkflow"
 PROMPT_KEYS = ("messages_chat", "messages")
-"""Columns with the prompt's messages; the first is that of image data sets, whose `messages` is text with marks."""
+"""Columns with the prompt's messages; image data sets have the first, and text with marks in `messages`."""
 _PROCESS_ID = uuid4().hex[:16]
 """Separates the groups of processes, which number their tasks independently."""
 
