@@ -11,6 +11,7 @@ from flex_judge.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from flex_judge.reward.client.client import JudgeClient
+    from flex_judge.reward.integrations.scoring import ConversationScorer
     from flex_judge.reward.serving.cluster import connect
     from flex_judge.reward.serving.config import ServiceConfig
     from flex_judge.reward.serving.service import JudgeService
@@ -23,6 +24,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "flex_judge.reward.client.client": ["JudgeClient"],
+        "flex_judge.reward.integrations.scoring": ["ConversationScorer"],
         "flex_judge.reward.serving.cluster": ["connect"],
         "flex_judge.reward.serving.config": ["ServiceConfig"],
         "flex_judge.reward.serving.service": ["JudgeService"],
@@ -34,6 +36,7 @@ __getattr__ = lazy_exports(
 
 __all__ = [
     "AsyncJudgeReward",
+    "ConversationScorer",
     "JudgeClient",
     "JudgeReward",
     "JudgeService",

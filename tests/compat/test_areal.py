@@ -1,0 +1,14 @@
+"""AReaL rolls out groups with rewards of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.compat, pytest.mark.slow]
+
+
+def test_areal_rolls_out_groups_with_rewards_of_the_judge(run_driver: Callable[..., list[dict[str, Any]]]) -> None:
+    run_driver("areal")

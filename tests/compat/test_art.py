@@ -1,0 +1,14 @@
+"""ART gathers trajectory groups with rewards of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.compat, pytest.mark.slow]
+
+
+def test_art_gathers_groups_with_rewards_of_the_judge(run_driver: Callable[..., list[dict[str, Any]]]) -> None:
+    run_driver("art")

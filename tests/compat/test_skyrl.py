@@ -1,0 +1,14 @@
+"""SkyRL generates rollouts with rewards of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.compat, pytest.mark.slow]
+
+
+def test_skyrl_generates_rollouts_with_rewards_of_the_judge(run_driver: Callable[..., list[dict[str, Any]]]) -> None:
+    run_driver("skyrl")
