@@ -16,6 +16,7 @@ from flex_judge.judges.judgments import Judgment, Status, Usage
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.match import Match, find_exit_rounds
+from flex_judge.reward.groups.strengths import PairResult, fit_ratings, fit_strengths, predict_win_rates
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec
 
 
@@ -174,6 +175,9 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
 
     - `pointwise`: members are compared by their expected scores (written scores where these are missing).
     - `round_robin` and `listwise`: the outcome of each match counts. Members are ranked by win rate, ties by margin.
+    - `circular` and `swiss`: members met different opponents, so the outcomes are fitted by a Bradley-Terry model. The
+      win rate is the mean predicted probability to beat each other member. Members are ranked by strength, ties by
+      margin. The margin comes from least-squares ratings of the score differences.
     - `knockout`: members are ranked by their exit round. Members eliminated in the same round share a rank.
     - `baseline`: the rank is the win rate, so that it does not depend on the other completions.
     """
@@ -201,6 +205,8 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
         ranks = rank_members(scores)
         # With all members compared by score, the win rate equals the rank: a tie counts half in both.
         return MemberStatistics(mean_scores, mean_expected, ranks, ranks, _compute_margins(scores))
+    if method in ("circular", "swiss"):
+        return _fit_statistics(matches, mean_scores, mean_expected)
     win_rates = {member: _compute_mean(values) for member, values in win_shares.items()}
     mean_margins = {member: _compute_mean(values) for member, values in margins.items()}
     if method == "baseline":
@@ -211,6 +217,22 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
     else:
         sort_keys = {member: (rate, mean_margins[member]) for member, rate in win_rates.items()}
     return MemberStatistics(mean_scores, mean_expected, win_rates, rank_members(sort_keys), mean_margins)
+
+
+def _fit_statistics(matches: Sequence[Match], score: MemberValues, expected: MemberValues) -> MemberStatistics:
+    outcomes, differences = [], []
+    for match in matches:
+        if len(match.members) == 2 and match.has_verdict:
+            (first, second), outcome = match.members, match.get_outcome(0, 1)
+            assert first is not None, "only a baseline has no index"
+            assert second is not None, "only a baseline has no index"
+            assert outcome is not None, "the match has a verdict"
+            outcomes.append(PairResult(first, second, outcome))
+            differences.append(PairResult(first, second, _compute_margin(match, 0)))
+    strengths, margins = fit_strengths(outcomes), _compute_margins(fit_ratings(differences))
+    # Margins that differ by rounding errors only are equal.
+    ranks = rank_members({member: (strength, round(margins[member], 9)) for member, strength in strengths.items()})
+    return MemberStatistics(score, expected, predict_win_rates(strengths), ranks, margins)
 
 
 def rank_members(sort_keys: Mapping[int, Any]) -> MemberValues:
