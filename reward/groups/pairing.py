@@ -141,7 +141,7 @@ class SwissPlan:
     The members are cut into blocks of 2, 4, 8, ... in order. When both halves of a block have played, the members of
     one half meet those of the other: the k-th best meets the k-th best. A block starts as soon as its members are
     present, and no two members can meet twice. A full group of 2**r members plays r rounds. In other groups, a member
-    can miss some; it then meets further members until it has at most one match less than the number of rounds.
+    can miss some; it then meets further members until it has as many matches as there are rounds.
 
     Latecomers only play these further matches.
     """
@@ -198,7 +198,7 @@ def _pair_halves(roster: Roster, start: int, half: int) -> list[Pair]:
 def _plan_further_matches(roster: Roster) -> list[Pair]:
     """Pair members that have played too few matches with members of the most similar standing."""
     members = roster.valid
-    needed = max(1, count_swiss_rounds(len(members)) - 1)
+    needed = max(0, len(members) - 1).bit_length()  # the number of rounds: log2, rounded up
     free = set(members)
     pairs = []
 
@@ -226,11 +226,6 @@ def _make_sort_key(roster: Roster) -> Callable[[int], tuple[float, float, str, i
         return -win_rate, -margin, roster.digests[member], member
 
     return compute_key
-
-
-def count_swiss_rounds(count: int) -> int:
-    """Count the rounds of a Swiss tournament: log2 of the number of members, rounded up."""
-    return max(0, count - 1).bit_length()
 
 
 PLANS: Mapping[str, Callable[[], Plan]] = MappingProxyType(

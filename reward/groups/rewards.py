@@ -16,7 +16,7 @@ from flex_judge.judges.judgments import Judgment, Status, Usage
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.match import Match, find_exit_rounds
-from flex_judge.reward.groups.strengths import PairResult, fit_ratings, fit_strengths, predict_win_rates
+from flex_judge.reward.groups.strengths import fit_matches, predict_win_rates
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec
 
 
@@ -195,7 +195,7 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
                 expected[member].append(None if means is None else means[position])
             if len(match.members) > 1:
                 win_shares[member].append(_compute_win_share(match, position))
-                margins[member].append(_compute_margin(match, position))
+                margins[member].append(match.get_margin(position))
     mean_scores = {member: _compute_mean(values) for member, values in written.items()}
     mean_expected = {
         member: _compute_mean(_drop_missing(values)) for member, values in expected.items() if None not in values
@@ -206,7 +206,11 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
         # With all members compared by score, the win rate equals the rank: a tie counts half in both.
         return MemberStatistics(mean_scores, mean_expected, ranks, ranks, _compute_margins(scores))
     if method in ("circular", "swiss"):
-        return _fit_statistics(matches, mean_scores, mean_expected)
+        strengths, ratings = fit_matches(matches)
+        # Margins that differ by rounding errors only are equal.
+        fitted_margins = _compute_margins(ratings)
+        ranks = rank_members({m: (strength, round(fitted_margins[m], 9)) for m, strength in strengths.items()})
+        return MemberStatistics(mean_scores, mean_expected, predict_win_rates(strengths), ranks, fitted_margins)
     win_rates = {member: _compute_mean(values) for member, values in win_shares.items()}
     mean_margins = {member: _compute_mean(values) for member, values in margins.items()}
     if method == "baseline":
@@ -217,22 +221,6 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
     else:
         sort_keys = {member: (rate, mean_margins[member]) for member, rate in win_rates.items()}
     return MemberStatistics(mean_scores, mean_expected, win_rates, rank_members(sort_keys), mean_margins)
-
-
-def _fit_statistics(matches: Sequence[Match], score: MemberValues, expected: MemberValues) -> MemberStatistics:
-    outcomes, differences = [], []
-    for match in matches:
-        if len(match.members) == 2 and match.has_verdict:
-            (first, second), outcome = match.members, match.get_outcome(0, 1)
-            assert first is not None, "only a baseline has no index"
-            assert second is not None, "only a baseline has no index"
-            assert outcome is not None, "the match has a verdict"
-            outcomes.append(PairResult(first, second, outcome))
-            differences.append(PairResult(first, second, _compute_margin(match, 0)))
-    strengths, margins = fit_strengths(outcomes), _compute_margins(fit_ratings(differences))
-    # Margins that differ by rounding errors only are equal.
-    ranks = rank_members({member: (strength, round(margins[member], 9)) for member, strength in strengths.items()})
-    return MemberStatistics(score, expected, predict_win_rates(strengths), ranks, margins)
 
 
 def rank_members(sort_keys: Mapping[int, Any]) -> MemberValues:
@@ -274,14 +262,6 @@ def _compute_win_share(match: Match, position: int) -> float:
     """Compute the mean outcome of a position against all other positions of its match."""
     outcomes = [match.get_outcome(position, other) for other in range(len(match.members)) if other != position]
     return _compute_mean(_drop_missing(outcomes))
-
-
-def _compute_margin(match: Match, position: int) -> float:
-    """Compute a position's score minus the mean score of the other positions."""
-    scores = match.best_scores
-    if match.identical or scores is None:
-        return 0.0
-    return scores[position] - _compute_mean([*scores[:position], *scores[position + 1 :]])
 
 
 def _compute_margins(scores: MemberValues) -> MemberValues:

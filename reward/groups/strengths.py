@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from flex_judge.reward.groups.match import Match
 
 PRIOR_DEVIATION = 2.0
 """Standard deviation of the normal prior of a strength, in logits.
@@ -33,6 +35,20 @@ class PairResult:
 
 
 Values = dict[int, float]
+
+
+def fit_matches(matches: Iterable[Match]) -> tuple[Values, Values]:
+    """Fit strengths and ratings of the members to all matches of two members that have a verdict."""
+    outcomes, differences = [], []
+    for match in matches:
+        if len(match.members) == 2 and match.has_verdict:
+            (first, second), outcome = match.members, match.get_outcome(0, 1)
+            assert first is not None, "only a baseline has no index"
+            assert second is not None, "only a baseline has no index"
+            assert outcome is not None, "the match has a verdict"
+            outcomes.append(PairResult(first, second, outcome))
+            differences.append(PairResult(first, second, match.get_margin(0)))
+    return fit_strengths(outcomes), fit_ratings(differences)
 
 
 def fit_strengths(outcomes: Sequence[PairResult]) -> Values:
