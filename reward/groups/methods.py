@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,6 +43,8 @@ class GroupContext:
     """Unique prefix of the ids of the comparisons."""
     problems: dict[int, str] = field(default_factory=dict)
     """Index of each member that cannot be judged -> reason; extended by matches that find one."""
+    seed: str = ""
+    """Seed of the order of members; the order without a seed depends on the texts only."""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -57,8 +60,9 @@ class GroupContext:
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
 
     def compute_digest(self, member: int) -> str:
-        """Hash the prompt and the response of a member."""
-        return self.samples[member].to_comparison(self.spec.rubric).digest
+        """Hash the prompt and the response of a member, and the seed if there is one."""
+        digest = self.samples[member].to_comparison(self.spec.rubric).digest
+        return hashlib.sha256(f"{self.seed}/{digest}".encode()).hexdigest() if self.seed else digest
 
     @property
     def new_members(self) -> tuple[int, ...]:
@@ -205,6 +209,7 @@ async def judge_group(
     judge: JudgeFunction,
     targets: Collection[int] | None = None,
     earlier: Sequence[Match] = (),
+    seed: str = "",
 ) -> list[Match]:
     """Judge the completions of one prompt by `spec.method`, with as many concurrent comparisons as the method allows.
 
@@ -217,6 +222,7 @@ async def judge_group(
         judge: function that judges one comparison.
         targets: indices of the members to judge; the others only serve as opponents. None judges all.
         earlier: matches of the group so far.
+        seed: seed of the order of members, and so of who meets whom; the default order depends on the texts only.
 
     Returns:
         The matches that count for the rewards: earlier ones that are still valid, and new ones.
@@ -244,6 +250,7 @@ async def judge_group(
         targets=targets,
         earlier=tuple(known),
         problems=problems,
+        seed=seed,
         name=name_comparisons(spec, samples[0]),
     )
     matches = await METHOD_FUNCTIONS[spec.method](context)

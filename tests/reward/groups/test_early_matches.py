@@ -212,7 +212,7 @@ async def test_a_comparison_that_started_early_ends_at_the_deadline(method: str)
         assert rewards[0].detail == "no verdict before the deadline of the request"
         # The third member of a Swiss tournament waits for the first round.
         assert [reward.value for reward in rewards[1:]] == ([None, None] if method == "swiss" else [1.0, 0.0])
-        assert {comparison.id for comparison in judge.cancelled} == {comparison.id for comparison in judge.held_back}
+        assert {comparison.id for comparison in judge.cancelled} >= {comparison.id for comparison in judge.held_back}
 
 
 @pytest.mark.parametrize("method", PLANNED)
