@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from flex_judge.reward.groups.match import Match
 
-PRIOR_DEVIATION = 2.0
+PRIOR_DEVIATION = 1.5
 """Standard deviation of the normal prior of a strength, in logits.
 
-Without a prior, a member that won all its matches would have an infinite strength. The width matters little: it moves
-win rates towards one half or away from it, and leaves the order of strengths nearly unchanged."""
+Without a prior, a member that won all its matches would have an infinite strength. In simulated groups of 8 with true
+deviations of 0.7, 1.5 and 3 logits, 1.5 had the smallest or nearly the smallest error of the win rates over all three.
+The order of the strengths hardly depends on it."""
 TIE_TOLERANCE = 1e-6
 """Strengths that differ by less are equal: they are exact up to rounding, and rounding must not decide a rank."""
 STEP_TOLERANCE = 1e-10
