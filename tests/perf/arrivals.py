@@ -12,6 +12,9 @@ import itertools
 import re
 import statistics
 import time
+from typing import Annotated
+
+from annotated_types import Ge
 
 from flex_judge.experiments.commands.bench.result import BenchResult
 from flex_judge.experiments.common.flags import setting
@@ -38,7 +41,9 @@ class ArrivalsConfig:
     seconds: PositiveFloat = setting(0.05, "Duration of a comparison in seconds", metavar="S")
     slots: PositiveInt = setting(4, "Number of comparisons that the engine runs at the same time", metavar="N")
     repeats: PositiveInt = setting(5, "Number of runs of each side; medians are reported", metavar="N")
-    largest: PositiveInt = setting(16, "Size of the largest group; each size is half of the next", metavar="N")
+    largest: Annotated[int, Ge(4)] = setting(
+        16, "Size of the largest group; each size is half of the next", metavar="N"
+    )
 
 
 class _Judging:

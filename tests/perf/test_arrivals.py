@@ -19,7 +19,13 @@ def test_measures_both_sides_of_every_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "flag"), [({"seconds": 0.0}, "--seconds"), ({"slots": 0}, "--slots"), ({"repeats": 0}, "--repeats")]
+    ("settings", "flag"),
+    [
+        ({"seconds": 0.0}, "--seconds"),
+        ({"slots": 0}, "--slots"),
+        ({"repeats": 0}, "--repeats"),
+        ({"largest": 3}, "--largest"),
+    ],
 )
 def test_invalid_settings_name_their_flag(settings: dict[str, float], flag: str) -> None:
     with pytest.raises(UsageError, match=f"{flag} must be"):

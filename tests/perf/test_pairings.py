@@ -1,4 +1,4 @@
-"""Methods of comparing a group on a simulated judge: the measurement, and that Swiss rounds keep most of the accuracy."""
+"""Methods of comparing a group on a simulated judge: Swiss rounds keep most of the accuracy of a round robin."""
 
 from __future__ import annotations
 
