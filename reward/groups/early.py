@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flex_judge.judges.judgments import Judgment, Status
-from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, name_comparisons
-from flex_judge.reward.groups.pairing import PLANS, Roster
+from flex_judge.reward.groups.pairing import Roster, make_plan
 from flex_judge.reward.groups.schedule import MatchSchedule, StartTask
-from flex_judge.reward.types import RewardSpec, Sample
+
+if TYPE_CHECKING:
+    from flex_judge.judges.types import Comparison
+    from flex_judge.reward.groups.methods import GroupContext, JudgeFunction
+    from flex_judge.reward.types import Sample
 
 
 class TimedJudge:
@@ -58,27 +61,25 @@ class EarlyMatches:
 
     def __init__(
         self,
-        spec: RewardSpec,
-        first: Sample,
-        judge: JudgeFunction,
+        context: GroupContext,
+        samples: list[Sample],
+        judge: TimedJudge,
+        *,
         start_task: StartTask,
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """Create it without members; the method must be one of `PLANS`.
+        """Create it without members.
 
         Args:
-            spec: how the members are judged.
-            first: a sample of the group; all have the same prompt.
+            context: settings of the matches, with `samples` and `judge`. The method must be one of `PLANNED_METHODS`.
+            samples: empty list, which takes the members.
             judge: judges one comparison.
             start_task: creates the tasks of the matches.
             on_error: called with the first error of a match.
         """
-        self._judge = TimedJudge(judge)
-        self._samples: list[Sample] = []
-        name = name_comparisons(spec, first)
-        self._context = GroupContext(self._samples, spec, self._judge, frozenset(), (), name)
-        roster = Roster(self._context.problems)
-        self._schedule = MatchSchedule(PLANS[spec.method](), roster, self._context.play_match, start_task, on_error)
+        self._context, self._samples, self._judge = context, samples, judge
+        roster, plan = Roster(context.problems), make_plan(context.spec.method)
+        self._schedule = MatchSchedule(plan, roster, context.play_match, start_task, on_error)
 
     def add_members(self, samples: Sequence[Sample]) -> range:
         """Add members that arrived together, and start the matches that become possible; returns their numbers."""

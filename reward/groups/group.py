@@ -10,8 +10,8 @@ from flex_judge.judges.media.types import Media
 from flex_judge.judges.types import Response, split_content
 from flex_judge.reward.groups.early import EarlyMatches, TimedJudge
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.methods import JudgeFunction, judge_group
-from flex_judge.reward.groups.pairing import PLANS
+from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, judge_group, name_comparisons
+from flex_judge.reward.groups.pairing import PLANNED_METHODS
 from flex_judge.reward.groups.rewards import build_rewards
 from flex_judge.reward.groups.schedule import StartTask
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec, Sample
@@ -88,7 +88,7 @@ class Group:
         self._wave_task: asyncio.Task[tuple[list[Match], list[Reward]]] | None = None
         self._early: EarlyMatches | None = None  # until the first wave starts
         # Without a group size, all members arrive at once and nothing is gained by starting early.
-        self._starts_early = spec.method in PLANS and expected_size is not None
+        self._starts_early = spec.method in PLANNED_METHODS and expected_size is not None
 
     @property
     def is_full(self) -> bool:
@@ -136,7 +136,11 @@ class Group:
         if not members or (self.closed and self._early is None):
             return
         if self._early is None:
-            self._early = EarlyMatches(self.spec, members[0].sample, self.judge, self._start_task, self._fail_all)
+            samples: list[Sample] = []
+            judge = TimedJudge(self.judge)
+            name = name_comparisons(self.spec, members[0].sample)
+            context = GroupContext(samples, self.spec, judge, frozenset(), (), name)
+            self._early = EarlyMatches(context, samples, judge, start_task=self._start_task, on_error=self._fail_all)
         numbers = self._early.add_members([member.sample for member in members])
         for member, number in zip(members, numbers, strict=True):
             member.number = number

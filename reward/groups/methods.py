@@ -15,8 +15,8 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison, Response
 from flex_judge.reward.groups.match import Match, play_knockout, play_latecomer
-from flex_judge.reward.groups.pairing import PLANS, Roster
-from flex_judge.reward.groups.schedule import MatchSchedule, fill_roster
+from flex_judge.reward.groups.pairing import Roster, make_plan
+from flex_judge.reward.groups.schedule import MatchSchedule
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, RewardSpec, Sample
 
 JudgeFunction = Callable[[Comparison], Awaitable[Judgment]]
@@ -151,8 +151,8 @@ async def judge_by_plan(context: GroupContext) -> list[Match]:
     present = [member for member in context.order if member not in context.targets]
     late = context.targets if present else frozenset()
     roster = Roster(context.problems, late)
-    fill_roster(roster, present, {member: context.compute_digest(member) for member in present}, context.earlier)
-    schedule = MatchSchedule(PLANS[context.spec.method](), roster, context.play_match)
+    roster.add_judged_members({member: context.compute_digest(member) for member in present}, context.earlier)
+    schedule = MatchSchedule(make_plan(context.spec.method), roster, context.play_match)
     schedule.add_members({member: context.compute_digest(member) for member in context.new_members})
     return [*context.earlier, *await schedule.play_to_end()]
 

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations, pairwise
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from flex_judge.reward.groups.match import Match
+if TYPE_CHECKING:
+    from flex_judge.reward.groups.match import Match
 
+PLANNED_METHODS = ("round_robin", "circular", "swiss")
+"""Methods whose pairs are planned while members are missing."""
 Pair = tuple[int, int]
 """Two members; the first one takes the first position."""
 
@@ -25,7 +28,7 @@ class Record:
     """Results of one member so far."""
 
     opponents: set[int] = field(default_factory=set)
-    """Members that it met, or that it meets in a match that has started."""
+    """Members in its matches that have started."""
     played: int = 0
     """Number of matches that ended, with or without a verdict."""
     points: float = 0.0
@@ -33,7 +36,7 @@ class Record:
     margins: list[float] = field(default_factory=list)
     """Score differences of its matches."""
     balance: int = 0
-    """Number of matches in which it was first, minus those in which it was second."""
+    """Number of matches in the first position, minus the number in the second."""
 
     @property
     def standing(self) -> tuple[float, float]:
@@ -105,9 +108,27 @@ class Roster:
         pair = self.orient_pair(a, b)
         return pair[::-1] if self.records[pair[0]].balance > self.records[pair[1]].balance else pair
 
+    def add_judged_members(self, digests: Mapping[int, str], matches: Iterable[Match]) -> None:
+        """Add members, in order, with the matches that they played before."""
+        self.digests |= digests
+        self.order += digests
+        for match in matches:
+            if len(match.members) == 2 and not match.problems:
+                first, second = match.members
+                assert first is not None, "only a baseline has no index, and it is not paired"
+                assert second is not None, "only a baseline has no index, and it is not paired"
+                self.start((first, second))
+                self.finish((first, second), match)
 
-Plan = Callable[[Roster], Iterable[Pair]]
-"""List pairs that can start now; those that have started may be among them."""
+
+@dataclass(frozen=True)
+class Plan:
+    """Plan of the pairings of one group."""
+
+    list_pairs: Callable[[Roster], Iterable[Pair]]
+    """Lists pairs that can start now; pairs that have started may be among them."""
+    uses_results: bool = False
+    """Whether the end of a match can make other pairs possible."""
 
 
 def plan_round_robin(roster: Roster) -> list[Pair]:
@@ -139,7 +160,7 @@ class SwissPlan:
     """Pairings in rounds: members meet others with a similar standing whom they have not met.
 
     The members are cut into blocks of 2, 4, 8, ... in order. When both halves of a block have played, the members of
-    one half meet those of the other: the k-th best meets the k-th best. A block starts as soon as its members are
+    one half meet the members of the other: the k-th best meets the k-th best. A block starts as soon as its members are
     present, and no two members can meet twice. A full group of 2**r members plays r rounds. In other groups, a member
     can miss some; it then meets further members until it has as many matches as there are rounds.
 
@@ -150,7 +171,7 @@ class SwissPlan:
         self._rounds: dict[Pair, list[Pair]] = {}  # (start, size) of a block -> the pairs of its last round
         self._ended: set[Pair] = set()  # blocks whose matches have ended
 
-    def __call__(self, roster: Roster) -> list[Pair]:
+    def list_pairs(self, roster: Roster) -> list[Pair]:
         """List the pairs that can start now."""
         size = 1 << max(0, len(roster.order) - 1).bit_length()
         if not roster.late:
@@ -228,7 +249,8 @@ def _make_sort_key(roster: Roster) -> Callable[[int], tuple[float, float, str, i
     return compute_key
 
 
-PLANS: Mapping[str, Callable[[], Plan]] = MappingProxyType(
-    {"round_robin": lambda: plan_round_robin, "circular": lambda: plan_circle, "swiss": SwissPlan}
-)
-"""Maker of the plan of each method that pairs members while others are missing."""
+def make_plan(method: str) -> Plan:
+    """Make the plan of one of `PLANNED_METHODS`."""
+    if method == "swiss":
+        return Plan(SwissPlan().list_pairs, uses_results=True)
+    return Plan(plan_circle if method == "circular" else plan_round_robin)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from flex_judge.reward.groups.match import Match, PlayMatch
-from flex_judge.reward.groups.pairing import Pair, Plan, Roster, SwissPlan
+if TYPE_CHECKING:
+    from flex_judge.reward.groups.match import Match, PlayMatch
+    from flex_judge.reward.groups.pairing import Pair, Plan, Roster
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class MatchSchedule:
         if self._error is not None:
             return
         self._num_problems = len(self.roster.problems)
-        for pair in self._plan(self.roster):
+        for pair in self._plan.list_pairs(self.roster):
             if pair not in self.roster.pairs:
                 self.roster.start(pair)
                 self._tasks[pair] = self._start_task(self._play_pair(pair))
@@ -124,18 +125,5 @@ class MatchSchedule:
         else:
             self.roster.finish(pair, task.result())
             # Other plans do not depend on results, and asking for hundreds of pairs after each match takes time.
-            if isinstance(self._plan, SwissPlan) or self._num_problems != len(self.roster.problems):
+            if self._plan.uses_results or self._num_problems != len(self.roster.problems):
                 self._start_matches()
-
-
-def fill_roster(roster: Roster, members: Iterable[int], digests: dict[int, str], matches: Iterable[Match]) -> None:
-    """Add members with the matches that they played before."""
-    roster.digests |= digests
-    roster.order += members
-    for match in matches:
-        if len(match.members) == 2 and not match.problems:
-            first, second = match.members
-            assert first is not None, "only a baseline has no index, and it is not paired"
-            assert second is not None, "only a baseline has no index, and it is not paired"
-            roster.start((first, second))
-            roster.finish((first, second), match)
