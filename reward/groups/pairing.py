@@ -89,6 +89,18 @@ class Roster:
             if scores is not None:
                 record.margins.append(sign * (scores[0] - scores[1]))
 
+    def drop_pairs(self, member: int) -> list[Pair]:
+        """Forget all pairs of a member, as if its matches had not taken place; returns them."""
+        dropped = [pair for pair in self.pairs if member in pair]
+        pairs = {pair: match for pair, match in self.pairs.items() if member not in pair}
+        self.pairs.clear()
+        self.records.clear()
+        for pair, match in pairs.items():
+            self.start(pair)
+            if match is not None:
+                self.finish(pair, match)
+        return dropped
+
     def is_settled(self, pair: Pair) -> bool:
         """Whether the match of a pair has ended, or cannot take place."""
         return self.pairs.get(pair) is not None or not self.problems.keys().isdisjoint(pair)

@@ -60,8 +60,7 @@ class MatchSchedule:
 
     def withdraw_member(self, member: int) -> None:
         """Drop the matches of a member that was added to `roster.problems`; those in progress are cancelled."""
-        for pair in [pair for pair in self.roster.pairs if member in pair]:
-            del self.roster.pairs[pair]
+        for pair in self.roster.drop_pairs(member):
             if pair in self._tasks:
                 self._tasks[pair].cancel()
         self._start_matches()

@@ -147,6 +147,7 @@ async def test_a_member_whose_caller_gave_up_leaves_with_its_comparisons(method:
         # No score or token of the comparison with the member that left counts.
         assert [reward.expected for reward in rewards] == [3.0, 1.0, 5.0, 9.0]
         assert sum(reward.judgments for reward in rewards) == 2 * (len(judge.comparisons) - 1)
+        assert min(reward.judgments for reward in rewards) >= 2
 
 
 @pytest.mark.parametrize("method", PLANNED)
@@ -201,7 +202,17 @@ async def test_an_error_fails_a_waiting_group_at_once(method: str) -> None:
 
 @pytest.mark.parametrize("method", PLANNED)
 async def test_a_comparison_that_started_early_ends_at_the_deadline(method: str) -> None:
-    judge = RecordingJudge(held=["worth 2"])
+    cancelled: list[str] = []
+
+    async def judge(comparison: Comparison) -> Judgment:
+        if "worth 2" in comparison.responses:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(comparison.id)
+                raise
+        return await prefer_first(comparison)
+
     async with open_collector(judge) as collector:
         group_spec = spec(method, 4, SOON)
         futures = collector.add(worth(2), group_spec, deadline_s=60.0)
@@ -210,16 +221,15 @@ async def test_a_comparison_that_started_early_ends_at_the_deadline(method: str)
         rewards = await asyncio.gather(*futures)
         assert (rewards[0].value, rewards[0].status) == (None, Status.TIMEOUT)
         assert rewards[0].detail == "no verdict before the deadline of the request"
-        # The third member of a Swiss tournament waits for the first round.
-        assert [reward.value for reward in rewards[1:]] == ([None, None] if method == "swiss" else [1.0, 0.0])
-        assert {comparison.id for comparison in judge.cancelled} >= {comparison.id for comparison in judge.held_back}
+        assert sorted(reward.value or 0.0 for reward in rewards[1:]) == [0.0, 1.0]
+        assert len(cancelled) == 2
 
 
 @pytest.mark.parametrize("method", PLANNED)
 async def test_a_deadline_that_passed_keeps_the_verdicts_so_far(method: str) -> None:
-    async with open_collector(RecordingJudge()) as collector:
+    async with open_collector(prefer_first) as collector:
         rewards = await asyncio.gather(*collector.add(worth(2, 8), spec(method, 4, 4 * SOON), deadline_s=SOON))
-        assert [reward.expected for reward in rewards] == [2.0, 8.0]
+        assert [reward.status for reward in rewards] == [Status.OK, Status.OK]
 
 
 @pytest.mark.parametrize("method", PLANNED)
