@@ -10,8 +10,16 @@ The reward managers `naive`, `dapo` and `gdpo` await the function. `remote`, and
 `compute_score_sync` with them. Do not use the manager `rate_limited`: it turns every error, and its own timeout, into a
 reward of 0. The client limits its concurrency itself.
 
-verl does not pass the prompt, so the data set's `extra_info` must hold it (`prompt_key`), and the images too
-(`image_key`).
+The judge sees the prompt under `prompt_key` in the data set's `extra_info`, else the messages of the rollout, which the
+managers `naive` and `remote` pass as `raw_prompt`; `dapo` and `gdpo` do not.
+
+Rewards that compare completions need to know which belong together. verl calls the function once per completion, from
+any of its reward workers, but each row has the id of its prompt in this step. `JudgeRewardManager` passes that id and
+`rollout.n` on, so that the service collects whole groups:
+
+    reward.reward_manager.source=importlib
+    reward.reward_manager.name=JudgeRewardManager
+    reward.reward_manager.module.path=pkg://flex_judge.reward.verl
 """
 
 from __future__ import annotations
@@ -32,6 +40,7 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
+from flex_judge.reward.integrations.unscored import get_fill_value
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
 
 # Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
@@ -39,6 +48,10 @@ from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, R
 
 URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
+PROMPT_KEY, ROLLOUT_PROMPT_KEY = "question", "raw_prompt"
+"""Keys of the prompt in `extra_info`, without a `prompt_key`: the data set's own, and the messages of the rollout."""
+GROUP_KEY, GROUP_SIZE_KEY = "uid", "rollout_n"
+"""Keys that `JudgeRewardManager` adds to `extra_info`."""
 VERL_ARGUMENTS = {
     "reward_router_address",
     "reward_model_tokenizer",
@@ -50,7 +63,15 @@ VERL_ARGUMENTS = {
 logger = logging.getLogger(__name__)
 _reported_settings: set[str] = set()
 
-__all__ = ["compute_score", "compute_score_sync"]
+__all__ = ["JudgeRewardManager", "compute_score", "compute_score_sync"]  # noqa: F822 - the first one is loaded on access
+
+
+def __getattr__(name: str) -> Any:
+    if name == "JudgeRewardManager":  # only here is verl itself imported
+        from flex_judge.reward.integrations.verl_manager import JudgeRewardManager
+
+        return JudgeRewardManager
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 async def compute_score(
@@ -69,7 +90,7 @@ async def compute_score(
     normalize: Normalization = "none",
     group_size: int | None = None,
     group_timeout_s: float = 60.0,
-    prompt_key: str = "question",
+    prompt_key: str | None = None,
     image_key: str = "images",
     video_key: str = "videos",
     audio_key: str = "audios",
@@ -95,9 +116,11 @@ async def compute_score(
         reward: statistic that becomes the reward.
         normalize: normalization within a group.
         group_size: number of completions of a prompt (verl's rollout.n), if they are compared with each other. The
-            service collects them from all workers.
+            service collects them from all workers. With `JudgeRewardManager`, None means rollout.n;
+            rollout.val_kwargs.n must then be the same.
         group_timeout_s: seconds that the service waits for the completions of a group.
-        prompt_key: key of the prompt in `extra_info`, as text or messages.
+        prompt_key: key of the prompt in `extra_info`, as text or messages. None uses `question` if there is such a key,
+            else the messages of the rollout, `raw_prompt`.
         image_key: key of the prompt's images in `extra_info`; the field is optional, and so are the next two.
         video_key: key of the prompt's videos in `extra_info`.
         audio_key: key of the prompt's audio clips in `extra_info`.
@@ -108,7 +131,7 @@ async def compute_score(
             each case costs an update. `mean`: 0, which is the group's mean with `normalize`, so the advantage is 0.
             `raise`: the run ends.
         run: name that separates the groups of this run from other runs on the same service. verl's workers share no
-            run id, so set it (to the experiment's name) together with group_size.
+            run id, so set it (to the experiment's name) together with group_size. `JudgeRewardManager` does without.
         others: further arguments of verl.
 
     Returns:
@@ -117,14 +140,17 @@ async def compute_score(
         `judge_status`.
 
     Raises:
-        UsageError: a setting is invalid, or the row has no prompt. A row that cannot be judged has no score and the
-            `judge_status` `invalid_input`.
+        UsageError: a setting is invalid, the row has no prompt, or completions are to be compared but their number is
+            not known. A row that cannot be judged has no score and the `judge_status` `invalid_input`.
         ServiceUnavailableError: the service judges nothing in consecutive calls.
         UnscoredError: the completion has no score, and unscored is "raise".
     """
     del data_source, ground_truth  # required by verl's interface
+    info = _check_extra_info(extra_info)
+    group_size = info.get(GROUP_SIZE_KEY) if group_size is None and GROUP_KEY in info else group_size
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
-    fill_value = _get_fill_value(unscored, spec)
+    _require_group_size(spec)
+    fill_value = get_fill_value(unscored, spec)
     client = _create_client(url, api_key, deadline_s, concurrency)
     _warn_of_unknown_settings(others)
     baseline = baseline_key if method == "baseline" else None
@@ -134,8 +160,9 @@ async def compute_score(
         Modality.AUDIO: (audio_key, "audio"),
     }
     converter = RowConverter(view, {**MEDIA_COLUMNS, **columns})
-    row = _build_row(solution_str, {} if extra_info is None else extra_info, prompt_key, baseline)
-    converted = converter.convert_rows([{**row, "group": run}], "extra_info")
+    row = _build_row(solution_str, info, prompt_key, baseline)
+    group = " ".join(str(name) for name in (run, info.get(GROUP_KEY)) if name) or None
+    converted = converter.convert_rows([{**row, "group": group}], "extra_info")
     try:
         (result,) = converted.insert_failures(await client.rewards(converted.samples, spec))
     except ServiceTimeoutError as e:
@@ -166,16 +193,6 @@ def compute_score_sync(
     return run_in_background(compute_score(data_source, solution_str, ground_truth, extra_info, **settings))
 
 
-def _get_fill_value(unscored: str, spec: RewardSpec) -> float | None:
-    """Return the score of an unscored completion; None if it is an error."""
-    if unscored == "mean" and spec.normalize == "none":
-        raise UsageError("unscored='mean' needs normalize 'center' or 'standardize': only then is 0 a group's mean")
-    fill_values = {"nan": math.nan, "mean": 0.0, "raise": None}
-    if unscored not in fill_values:
-        raise UsageError(f"unscored must be one of {', '.join(fill_values)}, not {unscored!r}")
-    return fill_values[unscored]
-
-
 def _create_client(url: str | None, api_key: str | None, deadline_s: float | None, concurrency: int) -> JudgeClient:
     url = url or os.environ.get(URL_VARIABLE)
     if not url:
@@ -185,13 +202,34 @@ def _create_client(url: str | None, api_key: str | None, deadline_s: float | Non
     return client
 
 
-def _build_row(response: str, row: Mapping[str, Any], prompt_key: str, baseline_key: str | None) -> dict[str, Any]:
+def _check_extra_info(extra_info: Any) -> Mapping[str, Any]:
+    if extra_info is None:
+        return {}
+    if not isinstance(extra_info, Mapping):
+        raise UsageError(
+            f"extra_info: expected an object with the prompt, got {extra_info!r:.80}; parse JSON text first"
+        )
+    return extra_info
+
+
+def _require_group_size(spec: RewardSpec) -> None:
+    """Refuse a comparison of completions whose number is not known: each would be judged alone."""
+    if spec.needs_group and spec.group_size is None:
+        raise UsageError(
+            "group_size is missing: completions are compared with each other, and verl passes one per call; use the "
+            "reward manager JudgeRewardManager, or set reward_kwargs.group_size to rollout.n"
+        )
+
+
+def _build_row(
+    response: str, row: Mapping[str, Any], prompt_key: str | None, baseline_key: str | None
+) -> dict[str, Any]:
     """Build the arguments of `RowConverter.build_sample`.
 
     A missing key is a wrong setting. A null value is a fault of this row: tables fill missing values with null.
     """
-    if not isinstance(row, Mapping):
-        raise UsageError(f"extra_info: expected an object with the prompt, got {row!r:.80}; parse JSON text first")
+    if prompt_key is None:
+        prompt_key = PROMPT_KEY if PROMPT_KEY in row or ROLLOUT_PROMPT_KEY not in row else ROLLOUT_PROMPT_KEY
     for option, key, content in (
         ("prompt_key", prompt_key, "the prompt"),
         ("baseline_key", baseline_key, "the answer to compare with"),

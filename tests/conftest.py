@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from compat_table import write_table
 
 # A process that a shell starts in the background ignores Ctrl-C, and its child processes would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -18,6 +20,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent / "support"), os.environ.get("PYTHONPATH")])
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compat-table", metavar="FILE", help="also write the table of trainers to a Markdown file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print which trainers were run, see tests/compat."""
+    write_table(terminalreporter, config.getoption("compat_table"))
 
 
 def pytest_runtest_setup() -> None:

@@ -19,7 +19,7 @@ from repository import DOCS, ROOT
 
 from flex_judge.experiments.cli import main
 
-FOLDERS = ("getting-started", "guides", "operations", "reference")
+FOLDERS = ("getting-started", "guides", "trainers", "operations", "reference")
 PAGES = [ROOT / "README.md", *(page for folder in (".", *FOLDERS) for page in sorted((DOCS / folder).glob("*.md")))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MAX_SKIPPED = 0.25

@@ -52,8 +52,8 @@ def test_an_example_imports_public_names_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_guide_links_to_the_example(path: Path) -> None:
-    guides = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "guides").glob("*.md"))
-    assert f"](examples.md#{path.stem})" in guides
+    pages = [page for folder in ("guides", "trainers") for page in (ROOT / "docs" / folder).glob("*.md")]
+    assert any(f"examples.md#{path.stem})" in page.read_text(encoding="utf-8") for page in pages)
 
 
 @pytest.mark.slow

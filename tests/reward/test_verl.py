@@ -189,3 +189,26 @@ async def test_warns_once_about_unknown_settings_but_not_about_verl_arguments(
 async def test_sends_the_run_name_as_group_name(service: FakeService) -> None:
     await compute_score("x", "four", None, {"question": "Q?"}, url=service.url, group_size=1, run="mine")
     assert service.seen[-1].body["samples"][0]["group"] == "mine"
+
+
+async def test_without_a_question_the_messages_of_the_rollout_are_the_prompt(service: FakeService) -> None:
+    messages = np.array([{"role": "user", "content": "From the rollout?"}], dtype=object)
+    await compute_score(**build_call(service, extra_info={"index": 3, "raw_prompt": messages}))
+    await compute_score(**build_call(service, extra_info={**ROW, "raw_prompt": messages}))
+    prompts = [request.body["samples"][0]["prompt"][0]["content"] for request in service.seen]
+    assert prompts == ["From the rollout?", "What is 12 + 30?"]
+
+
+async def test_a_group_is_named_by_its_uid_and_has_rollout_n_members(service: FakeService) -> None:
+    row, settings = {**ROW, "uid": "a1", "rollout_n": 1}, {"normalize": "center", "group_timeout_s": 5}
+    await compute_score(**build_call(service, extra_info=row, **settings))
+    await compute_score(**build_call(service, extra_info=row, run="mine", group_size=2, **settings))
+    bodies = [request.body for request in service.seen]
+    assert [body["samples"][0]["group"] for body in bodies] == ["a1", "mine a1"]
+    assert [body["group_size"] for body in bodies] == [1, 2]
+
+
+async def test_a_comparison_without_a_group_size_is_an_error(service: FakeService) -> None:
+    with pytest.raises(UsageError, match=r"group_size is missing: .*JudgeRewardManager"):
+        await compute_score(**build_call(service, method="round_robin", reward="win_rate"))
+    assert not service.seen
