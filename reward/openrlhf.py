@@ -28,7 +28,7 @@ from flex_judge.judges.rubrics import get_rubric
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
-from flex_judge.reward.integrations.unscored import Unscored, get_fill_value
+from flex_judge.reward.integrations.single_completions import Unscored, get_fill_value, require_group_size
 from flex_judge.reward.types import Reward, RewardSpec
 
 CONCURRENCY = 64
@@ -73,11 +73,7 @@ class JudgeAgentExecutor(SingleTurnAgentExecutor):
         super().__init__()
         self._spec = RewardSpec(**spec)
         self._fill_value = get_fill_value(unscored, self._spec)
-        if self._spec.needs_group and self._spec.group_size is None:
-            raise UsageError(
-                "group_size is missing: completions are compared with each other, and OpenRLHF passes one per call; "
-                "set it to --rollout.n_samples_per_prompt"
-            )
+        require_group_size(self._spec, "set it to --rollout.n_samples_per_prompt")
         client = resolve_judge(url, api_key, deadline_s, concurrency=concurrency)
         assert isinstance(client, JudgeClient)
         self._client = client

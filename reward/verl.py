@@ -40,7 +40,13 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
-from flex_judge.reward.integrations.unscored import get_fill_value
+from flex_judge.reward.integrations.single_completions import (
+    GROUP_KEY,
+    GROUP_SIZE_KEY,
+    ROLLOUT_PROMPT_KEY,
+    get_fill_value,
+    require_group_size,
+)
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
 
 # Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
@@ -48,10 +54,9 @@ from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, R
 
 URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
-PROMPT_KEY, ROLLOUT_PROMPT_KEY = "question", "raw_prompt"
-"""Keys of the prompt in `extra_info`, without a `prompt_key`: the data set's own, and the messages of the rollout."""
-GROUP_KEY, GROUP_SIZE_KEY = "uid", "rollout_n"
-"""Keys that `JudgeRewardManager` adds to `extra_info`."""
+PROMPT_KEY = "question"
+"""Key of the prompt in `extra_info`, without a `prompt_key`; if it is missing, the rollout's messages are used."""
+GROUP_FIX = "use the reward manager JudgeRewardManager, or set reward_kwargs.group_size to rollout.n"
 VERL_ARGUMENTS = {
     "reward_router_address",
     "reward_model_tokenizer",
@@ -149,7 +154,7 @@ async def compute_score(
     info = _check_extra_info(extra_info)
     group_size = info.get(GROUP_SIZE_KEY) if group_size is None and GROUP_KEY in info else group_size
     spec = RewardSpec(rubric, method, reward, normalize, group_size, group_timeout_s)
-    _require_group_size(spec)
+    require_group_size(spec, GROUP_FIX)
     fill_value = get_fill_value(unscored, spec)
     client = _create_client(url, api_key, deadline_s, concurrency)
     _warn_of_unknown_settings(others)
@@ -210,15 +215,6 @@ def _check_extra_info(extra_info: Any) -> Mapping[str, Any]:
             f"extra_info: expected an object with the prompt, got {extra_info!r:.80}; parse JSON text first"
         )
     return extra_info
-
-
-def _require_group_size(spec: RewardSpec) -> None:
-    """Refuse a comparison of completions whose number is not known: each would be judged alone."""
-    if spec.needs_group and spec.group_size is None:
-        raise UsageError(
-            "group_size is missing: completions are compared with each other, and verl passes one per call; use the "
-            "reward manager JudgeRewardManager, or set reward_kwargs.group_size to rollout.n"
-        )
 
 
 def _build_row(

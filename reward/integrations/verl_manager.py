@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
 
-from flex_judge.reward.verl import GROUP_KEY, GROUP_SIZE_KEY, ROLLOUT_PROMPT_KEY
+from flex_judge.reward.integrations.single_completions import GROUP_KEY, GROUP_SIZE_KEY, ROLLOUT_PROMPT_KEY
 
 
 class JudgeRewardManager(NaiveRewardManager):

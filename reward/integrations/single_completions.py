@@ -1,4 +1,4 @@
-"""Numbers for unscored completions, for trainers whose reward function has to return one."""
+"""Shared by trainers that pass one completion per call: groups across calls, numbers for unscored completions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,27 @@ from typing import Literal
 from flex_judge.judges.errors import UsageError
 from flex_judge.reward.types import RewardSpec
 
+GROUP_KEY, GROUP_SIZE_KEY, ROLLOUT_PROMPT_KEY = "uid", "rollout_n", "raw_prompt"
+"""Keys that verl's `JudgeRewardManager` adds to `extra_info`: id and size of the group, and the rollout's messages."""
 Unscored = Literal["nan", "mean", "raise"]
 """Value of an unscored completion: NaN, the mean of its group, or an error."""
+
+
+def require_group_size(spec: RewardSpec, fix: str) -> None:
+    """Refuse a comparison of completions whose number is not known: each would be judged alone.
+
+    Args:
+        spec: how completions become rewards.
+        fix: what the user has to do.
+
+    Raises:
+        UsageError: the rewards need a group, and its size is not set.
+    """
+    if spec.needs_group and spec.group_size is None:
+        raise UsageError(
+            "group_size is missing: completions are compared with each other, and the trainer passes one per call; "
+            + fix
+        )
 
 
 def get_fill_value(unscored: str, spec: RewardSpec) -> float | None:
