@@ -16,12 +16,14 @@ from flex_judge.judges.types import Comparison, Message, Response
 from flex_judge.judges.validation.classes import NonNegativeFloat, settings_class
 from flex_judge.judges.validation.floats import read_optional_float
 
-Method = Literal["pointwise", "round_robin", "knockout", "baseline", "listwise"]
+Method = Literal["pointwise", "round_robin", "circular", "swiss", "knockout", "baseline", "listwise"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """How the completions of a prompt are compared.
 
 - `pointwise`: each completion is scored alone.
 - `round_robin`: every pair is compared.
+- `circular`: each completion is compared with its two neighbors in a shuffled circle.
+- `swiss`: rounds of pairs with a similar standing; about log2(n) comparisons of each completion.
 - `knockout`: single-elimination tournament.
 - `baseline`: each completion is compared with a reference answer from its row.
 - `listwise`: all completions are scored in one comparison.
@@ -35,7 +37,7 @@ NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 MAX_GROUP_SIZE = 1024
 MAX_ROUND_ROBIN_SIZE = 64
 """Maximum number of completions in a round robin. 64 completions need 2016 comparisons; growth is quadratic."""
-ROUND_ROBIN_LIMIT = f"at most {MAX_ROUND_ROBIN_SIZE} for the method 'round_robin' ('knockout' takes more)"
+ROUND_ROBIN_LIMIT = f"at most {MAX_ROUND_ROBIN_SIZE} for the method 'round_robin' ('swiss' and 'circular' take more)"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class RewardSpec:
     def needs_group(self) -> bool:
         """Whether the reward of a completion depends on the other completions of its prompt."""
         relative = self.reward in ("win_rate", "rank", "margin") and self.method != "baseline"
-        return relative or self.normalize != "none" or self.method in ("round_robin", "knockout", "listwise")
+        return relative or self.normalize != "none" or self.method not in ("pointwise", "baseline")
 
     def to_json(self) -> dict[str, Any]:
         """Convert to a dict of JSON values, as services take it; fields of a subclass are left out."""
@@ -132,11 +134,13 @@ class Reward:
     expected: float | None = None
     """Mean of the expected scores (means of the score distribution) over all comparisons of this completion."""
     win_rate: float | None = None
-    """Share of opponents beaten; a tie counts half. The opponent of the method `baseline` is the baseline."""
+    """Share of opponents beaten; a tie counts half. The opponent of the method `baseline` is the baseline. With
+    `circular` and `swiss`, the mean predicted probability to beat each other completion (Bradley-Terry model)."""
     rank: float | None = None
     """Rank among the scored completions of the prompt: 1 is the best, 0 the worst; ties share their mean rank."""
     margin: float | None = None
-    """Score minus the mean score of the opponents; expected scores are used when available."""
+    """Score minus the mean score of the opponents; expected scores are used when available. With `circular` and
+    `swiss`, the scores are ratings that fit the score differences of all comparisons best (least squares)."""
     reasoning: str = ""
     """The judge's reasoning in the first comparison with a verdict."""
     detail: str = ""

@@ -25,9 +25,10 @@ from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, judge_
 from flex_judge.reward.groups.rewards import build_rewards, get_expected_score, get_written_score, rank_members
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, GroupInfo, Reward, RewardSpec, Sample
 
-Method = Literal["pointwise", "listwise", "round_robin", "knockout", "halving"]
+Method = Literal["pointwise", "listwise", "round_robin", "circular", "swiss", "knockout", "halving"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""How answers are judged: each alone, all together, every pair, a knock-out tournament, or successive halving."""
+"""How answers are judged: each alone, all together, every pair, neighbors in a circle, a Swiss or a knock-out
+tournament, or successive halving."""
 POINTWISE_METHODS = ("pointwise", "halving")
 """Methods that judge each answer by itself."""
 
@@ -41,7 +42,7 @@ class SelectionSpec:
     rubric: str = "general"
     """Name of the rubric, see `flex_judge.judges.rubrics`. It must fit the number of responses judged together."""
     seed: int = 0
-    """Seed of random tie-breaks and of the pairings in a knock-out."""
+    """Seed of random tie-breaks and of the pairings in a circle, a Swiss tournament or a knock-out."""
     votes: PositiveInt = 8
     """halving: maximum number of judgments per answer. A judge at temperature 0 is asked once."""
     budget: Fraction = 0.5
@@ -185,7 +186,9 @@ async def _judge_by_comparison(
         context = GroupContext(group, reward_spec, ask_with_stable_id, frozenset(range(len(group))), (), name)
         matches = await play_knockout([indexes.index(i) for i in shuffled], context.play_match)
     else:
-        matches = await judge_group(group, reward_spec, ask_with_stable_id)
+        # The seed decides who meets whom in a circle or a Swiss tournament, as it does in a knock-out.
+        seed = f"{spec.seed}/{name}" if spec.method in ("circular", "swiss") else ""
+        matches = await judge_group(group, reward_spec, ask_with_stable_id, seed=seed)
     group_rewards = build_rewards(matches, reward_spec, GroupInfo(len(group), None))
     rewards = dict(zip(indexes, group_rewards, strict=True))
     sort_keys = {i: _reward_sort_key(reward) for i, reward in rewards.items() if reward.value is not None}
@@ -248,9 +251,8 @@ def check_selection(spec: SelectionSpec, count: int) -> None:
         raise UsageError(f"responses: got 1, but the method {spec.method!r} compares responses; use 'pointwise'")
     if spec.method == "round_robin" and count > MAX_ROUND_ROBIN_SIZE:
         raise UsageError(f"responses to one prompt must be {ROUND_ROBIN_LIMIT}, not {count}")
-    get_rubric(spec.rubric).check_response_count(
-        {"listwise": count, "round_robin": 2, "knockout": 2}.get(spec.method, 1)
-    )
+    num_responses = 1 if spec.method in POINTWISE_METHODS else 2
+    get_rubric(spec.rubric).check_response_count(count if spec.method == "listwise" else num_responses)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class PolicyRecipe:
 class RewardRecipe(PolicyRecipe):
     """Settings of PolicyRecipe, and of the judge's rewards during training."""
 
-    judge_method: Literal["pointwise", "listwise", "round_robin", "knockout"] = field(
+    judge_method: Literal["pointwise", "listwise", "round_robin", "circular", "swiss", "knockout"] = field(
         default="pointwise", metadata={"help": "Method that judges the completions of a prompt."}
     )
     judge_reward: RewardKind = field(

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
 
-from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.media.types import Media
-from flex_judge.judges.types import Comparison, Response, split_content
+from flex_judge.judges.types import Response, split_content
+from flex_judge.reward.groups.early import EarlyMatches, TimedJudge
 from flex_judge.reward.groups.match import Match
-from flex_judge.reward.groups.methods import JudgeFunction, judge_group
+from flex_judge.reward.groups.methods import GroupContext, JudgeFunction, judge_group, name_comparisons
+from flex_judge.reward.groups.pairing import PLANNED_METHODS
 from flex_judge.reward.groups.rewards import build_rewards
+from flex_judge.reward.groups.schedule import StartTask
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec, Sample
 
-T = TypeVar("T")
 SOLO_METHODS = ("pointwise", "baseline")
 """Methods that judge a completion without the other completions.
 
 Its judging starts as soon as it arrives; only the statistics wait for the group."""
 BYTES_PER_RECORD = 1024
 """Assumed memory for one member or one match, without texts and media."""
-
-
-class StartTask(Protocol):
-    """Function that creates a task and holds a reference to it until it ends."""
-
-    def __call__(self, work: Coroutine[Any, Any, T], /) -> asyncio.Task[T]:
-        """Create the task."""
 
 
 @dataclass(eq=False)
@@ -41,6 +34,8 @@ class Member:
     """Time on the event loop's clock after which a comparison without a verdict gets the status timeout."""
     solo_task: asyncio.Task[list[Match]] | None
     """Judging of this member alone, see SOLO_METHODS."""
+    number: int | None = None
+    """Number of the member in the early matches of its group; None before it takes part in them."""
 
     def cancel_work(self) -> None:
         """Cancel the judging of this member alone."""
@@ -55,8 +50,13 @@ class Group:
     present, then those that arrived during the previous wave, or later. A latecomer never changes a reward that was
     already returned.
 
-    A member whose future is cancelled before its wave starts leaves the group. A member of the current wave stays as an
-    opponent; if all futures of the wave are cancelled, the wave is cancelled.
+    Work that needs no missing member starts as soon as possible: the judging of a completion alone, and the matches
+    that a plan lists (see `flex_judge.reward.groups.pairing`). A knock-out waits for the complete group, because who
+    meets whom, and so who is eliminated, must not depend on who arrived first. A listwise comparison needs all members.
+
+    A member whose future is cancelled before its wave starts leaves the group; its matches are dropped, and those in
+    progress are cancelled. A member of the current wave stays as an opponent; if all futures of the wave are cancelled,
+    the wave is cancelled.
     """
 
     def __init__(
@@ -86,6 +86,9 @@ class Group:
         self._num_judged = 0
         self._wave_size = 0
         self._wave_task: asyncio.Task[tuple[list[Match], list[Reward]]] | None = None
+        self._early: EarlyMatches | None = None  # until the first wave starts
+        # Without a group size, all members arrive at once and nothing is gained by starting early.
+        self._starts_early = spec.method in PLANNED_METHODS and expected_size is not None
 
     @property
     def is_full(self) -> bool:
@@ -98,7 +101,7 @@ class Group:
         samples = [member.sample for member in self.members]
         contents: list[Response] = [message.content for sample in samples[:1] for message in sample.prompt]
         contents += [content for s in samples for content in (s.response, s.baseline) if content is not None]
-        num_records = len(samples) * (len(samples) if self.spec.method == "round_robin" else 2)
+        num_records = len(samples) + max(len(samples), len(self._matches))
         return sum(map(_estimate_bytes, contents)) + BYTES_PER_RECORD * num_records
 
     def add(self, sample: Sample, deadline: float | None = None) -> asyncio.Future[Reward]:
@@ -109,12 +112,15 @@ class Group:
         future: asyncio.Future[Reward] = asyncio.get_running_loop().create_future()
         solo_task = None
         if self.spec.method in SOLO_METHODS:
-            solo_task = self._start_task(judge_group([sample], self.spec, limit_by_deadline(self.judge, deadline)))
+            solo_task = self._start_task(judge_group([sample], self.spec, TimedJudge(self.judge, deadline)))
             solo_task.add_done_callback(self._handle_solo_end)
         self.members.append(Member(sample, future, deadline, solo_task))
         future.add_done_callback(self._handle_future_done)
         if self.closed:
             self.start_judging()
+        elif self._starts_early:
+            # Members that arrive together are ordered by their contents, so they are collected first.
+            asyncio.get_running_loop().call_soon(self._add_early_members)
         return future
 
     def start_judging(self) -> None:
@@ -123,6 +129,21 @@ class Group:
         if self._wave_task is None:
             self._wave_task = self._start_task(self._judge_wave())
             self._wave_task.add_done_callback(self._handle_wave_end)
+
+    def _add_early_members(self) -> None:
+        """Let the new members take part in early matches."""
+        members = [m for m in self.members if m.number is None and not m.future.done()]
+        if not members or (self.closed and self._early is None):
+            return
+        if self._early is None:
+            samples: list[Sample] = []
+            judge = TimedJudge(self.judge)
+            name = name_comparisons(self.spec, members[0].sample)
+            context = GroupContext(samples, self.spec, judge, frozenset(), (), name)
+            self._early = EarlyMatches(context, samples, judge, start_task=self._start_task, on_error=self._fail_all)
+        numbers = self._early.add_members([member.sample for member in members])
+        for member, number in zip(members, numbers, strict=True):
+            member.number = number
 
     async def _judge_wave(self) -> tuple[list[Match], list[Reward]]:
         # Members are counted here and not in `start_judging`, so that latecomers of one call share one wave.
@@ -133,14 +154,19 @@ class Group:
         if not wave:
             return self._matches, []
         members = [self.members[i] for i in wave]
+        deadlines = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
+        deadline = min(deadlines, default=None)
         if self.spec.method in SOLO_METHODS:
             matches = list(self._matches)
             for i, member in zip(wave, members, strict=True):
                 assert member.solo_task is not None
                 matches += [_reindex_match(i, match) for match in await member.solo_task]
+        elif self._early is not None:
+            self._add_early_members()  # the members of this moment
+            early, self._early = self._early, None
+            matches = await early.play_to_end([m.number for m in members if m.number is not None], deadline)
         else:
-            deadlines = [m.deadline for m in members if m.deadline is not None and not m.future.done()]
-            judge = limit_by_deadline(self.judge, min(deadlines, default=None))
+            judge = TimedJudge(self.judge, deadline)
             matches = await judge_group(samples, self.spec, judge, wave, self._matches)
         info = GroupInfo(len(samples), self.expected_size, late=self._num_judged > 0)
         return matches, build_rewards(matches, self.spec, info, wave)
@@ -180,6 +206,8 @@ class Group:
             if not member.future.done():
                 member.future.set_exception(error)
                 member.future.exception()  # marks the error as retrieved: asyncio must not log it for absent callers
+        if self._early is not None:
+            self._early.cancel_matches()
         if self._wave_task is not None:
             self._wave_task.cancel()
         self._on_end(self)
@@ -200,21 +228,8 @@ class Group:
             if member.future.cancelled():
                 self.members.remove(member)
                 member.cancel_work()
-
-
-def limit_by_deadline(judge: JudgeFunction, deadline: float | None) -> JudgeFunction:
-    """Wrap a judge function: without a verdict by the deadline (event loop clock), the status is timeout."""
-
-    async def judge_in_time(comparison: Comparison) -> Judgment:
-        try:
-            async with asyncio.timeout_at(deadline) as limit:
-                return await judge(comparison)
-        except TimeoutError:
-            if not limit.expired():  # a TimeoutError of the judge itself
-                raise
-            return Judgment.from_failure(comparison.id, Status.TIMEOUT, "no verdict before the deadline of the request")
-
-    return judge_in_time
+                if self._early is not None and member.number is not None:
+                    self._early.withdraw_member(member.number)
 
 
 def _reindex_match(index: int, match: Match) -> Match:

@@ -62,6 +62,14 @@ class Match:
             return None
         return self.judgment.status, self.judgment.detail
 
+    def get_margin(self, position: int) -> float:
+        """Return a position's score minus the mean score of the others; 0 for identical responses or without scores."""
+        scores = self.best_scores
+        if self.identical or scores is None:
+            return 0.0
+        others = [*scores[:position], *scores[position + 1 :]]
+        return scores[position] - math.fsum(others) / len(others)
+
     @property
     def has_verdict(self) -> bool:
         """Whether the match has a result."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from types import MappingProxyType
 from uuid import uuid4
 
@@ -15,6 +15,8 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.types import Comparison, Response
 from flex_judge.reward.groups.match import Match, play_knockout, play_latecomer
+from flex_judge.reward.groups.pairing import Roster, make_plan
+from flex_judge.reward.groups.schedule import MatchSchedule
 from flex_judge.reward.types import MAX_ROUND_ROBIN_SIZE, ROUND_ROBIN_LIMIT, RewardSpec, Sample
 
 JudgeFunction = Callable[[Comparison], Awaitable[Judgment]]
@@ -41,6 +43,8 @@ class GroupContext:
     """Unique prefix of the ids of the comparisons."""
     problems: dict[int, str] = field(default_factory=dict)
     """Index of each member that cannot be judged -> reason; extended by matches that find one."""
+    seed: str = ""
+    """Seed of the order of members; the order without a seed depends on the texts only."""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -52,8 +56,13 @@ class GroupContext:
 
     @cached_property
     def _shuffled_order(self) -> tuple[int, ...]:
-        digests = [sample.to_comparison(self.spec.rubric).digest for sample in self.samples]
+        digests = list(map(self.compute_digest, range(len(self.samples))))
         return tuple(sorted(range(len(digests)), key=lambda i: (digests[i], i)))
+
+    def compute_digest(self, member: int) -> str:
+        """Hash the prompt and the response of a member, and the seed if there is one."""
+        digest = self.samples[member].to_comparison(self.spec.rubric).digest
+        return hashlib.sha256(f"{self.seed}/{digest}".encode()).hexdigest() if self.seed else digest
 
     @property
     def new_members(self) -> tuple[int, ...]:
@@ -108,13 +117,13 @@ class GroupContext:
     def _needs_tie_scores(self) -> bool:
         """Whether identical responses must be judged.
 
-        They must if the reward is a score and no other comparison would give them one.
+        They must if the reward is a score and perhaps no other comparison gives them one.
         """
         if self.spec.reward not in ("score", "expected"):
             return False
         responses = [sample.response for sample in self.samples if not sample.problem]
         is_uniform = all(response == responses[0] for response in responses)
-        return is_uniform or self.spec.method in ("baseline", "knockout")
+        return is_uniform or self.spec.method in ("baseline", "knockout", "circular", "swiss")
 
 
 async def judge_pointwise(context: GroupContext) -> list[Match]:
@@ -130,18 +139,22 @@ async def judge_against_baseline(context: GroupContext) -> list[Match]:
     return [*context.earlier, *await gather_all(context.play_baseline(m) for m in context.new_members)]
 
 
-async def judge_round_robin(context: GroupContext) -> list[Match]:
-    """Compare every pair once: n (n - 1) / 2 comparisons; for latecomers, the pairs that include one.
+async def judge_by_plan(context: GroupContext) -> list[Match]:
+    """Compare pairs of members as `flex_judge.reward.groups.pairing` plans them.
 
-    In the shuffled order, members i < j are compared as (i, j) if i + j is even, else as (j, i). Each member is first
-    in half of its comparisons (plus or minus one half), so position bias averages out. A win rate is then a Copeland
-    score divided by n - 1.
+    - `round_robin`: every pair once, n (n - 1) / 2 comparisons. A win rate is then a Copeland score divided by n - 1.
+    - `circular`: each member with its two neighbors in a shuffled circle, n comparisons.
+    - `swiss`: in rounds, members with a similar standing, about n log2(n) / 2 comparisons.
+
+    For latecomers, only pairs that include one.
     """
-    pairs = []
-    for (i, a), (j, b) in combinations(enumerate(context.order), 2):
-        if not context.targets.isdisjoint((a, b)):
-            pairs.append((a, b) if (i + j) % 2 == 0 else (b, a))
-    return [*context.earlier, *await gather_all(context.play_match(*pair) for pair in pairs)]
+    present = [member for member in context.order if member not in context.targets]
+    late = context.targets if present else frozenset()
+    roster = Roster(context.problems, late)
+    roster.add_judged_members({member: context.compute_digest(member) for member in present}, context.earlier)
+    schedule = MatchSchedule(make_plan(context.spec.method), roster, context.play_match)
+    schedule.add_members({member: context.compute_digest(member) for member in context.new_members})
+    return [*context.earlier, *await schedule.play_to_end()]
 
 
 async def judge_knockout(context: GroupContext) -> list[Match]:
@@ -179,7 +192,9 @@ async def judge_listwise(context: GroupContext) -> list[Match]:
 METHOD_FUNCTIONS: Mapping[str, Callable[[GroupContext], Awaitable[list[Match]]]] = MappingProxyType(
     {
         "pointwise": judge_pointwise,
-        "round_robin": judge_round_robin,
+        "round_robin": judge_by_plan,
+        "circular": judge_by_plan,
+        "swiss": judge_by_plan,
         "knockout": judge_knockout,
         "baseline": judge_against_baseline,
         "listwise": judge_listwise,
@@ -194,6 +209,7 @@ async def judge_group(
     judge: JudgeFunction,
     targets: Collection[int] | None = None,
     earlier: Sequence[Match] = (),
+    seed: str = "",
 ) -> list[Match]:
     """Judge the completions of one prompt by `spec.method`, with as many concurrent comparisons as the method allows.
 
@@ -206,6 +222,7 @@ async def judge_group(
         judge: function that judges one comparison.
         targets: indices of the members to judge; the others only serve as opponents. None judges all.
         earlier: matches of the group so far.
+        seed: seed of the order of members, and so of who meets whom; the default order depends on the texts only.
 
     Returns:
         The matches that count for the rewards: earlier ones that are still valid, and new ones.
@@ -233,12 +250,18 @@ async def judge_group(
         targets=targets,
         earlier=tuple(known),
         problems=problems,
-        # The random part keeps ids unique if the same group is judged again, for example in the next epoch.
-        name=f"{spec.compute_group_id(samples[0])[:8]}-{uuid4().hex[:8]}",
+        seed=seed,
+        name=name_comparisons(spec, samples[0]),
     )
     matches = await METHOD_FUNCTIONS[spec.method](context)
     # A tie of identical responses has no verdict if a comparison with a third one shows that they cannot be judged.
     return [context.void_invalid(match) for match in matches]
+
+
+def name_comparisons(spec: RewardSpec, sample: Sample) -> str:
+    """Make a unique prefix for the ids of the comparisons of a sample's group."""
+    # The random part keeps ids unique if the same group is judged again, for example in the next epoch.
+    return f"{spec.compute_group_id(sample)[:8]}-{uuid4().hex[:8]}"
 
 
 def check_samples(samples: Sequence[Sample], spec: RewardSpec) -> None:

@@ -16,6 +16,7 @@ from flex_judge.judges.judgments import Judgment, Status, Usage
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.match import Match, find_exit_rounds
+from flex_judge.reward.groups.strengths import fit_matches, predict_win_rates
 from flex_judge.reward.types import GroupInfo, Reward, RewardSpec
 
 
@@ -174,6 +175,9 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
 
     - `pointwise`: members are compared by their expected scores (written scores where these are missing).
     - `round_robin` and `listwise`: the outcome of each match counts. Members are ranked by win rate, ties by margin.
+    - `circular` and `swiss`: members met different opponents, so the outcomes are fitted by a Bradley-Terry model. The
+      win rate is the mean predicted probability to beat each other member. Members are ranked by strength, ties by
+      margin. The margin comes from least-squares ratings of the score differences.
     - `knockout`: members are ranked by their exit round. Members eliminated in the same round share a rank.
     - `baseline`: the rank is the win rate, so that it does not depend on the other completions.
     """
@@ -191,7 +195,7 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
                 expected[member].append(None if means is None else means[position])
             if len(match.members) > 1:
                 win_shares[member].append(_compute_win_share(match, position))
-                margins[member].append(_compute_margin(match, position))
+                margins[member].append(match.get_margin(position))
     mean_scores = {member: _compute_mean(values) for member, values in written.items()}
     mean_expected = {
         member: _compute_mean(_drop_missing(values)) for member, values in expected.items() if None not in values
@@ -201,6 +205,12 @@ def compute_statistics(matches: Sequence[Match], method: str) -> MemberStatistic
         ranks = rank_members(scores)
         # With all members compared by score, the win rate equals the rank: a tie counts half in both.
         return MemberStatistics(mean_scores, mean_expected, ranks, ranks, _compute_margins(scores))
+    if method in ("circular", "swiss"):
+        strengths, ratings = fit_matches(matches)
+        # Margins that differ by rounding errors only are equal.
+        fitted_margins = _compute_margins(ratings)
+        ranks = rank_members({m: (strength, round(fitted_margins[m], 9)) for m, strength in strengths.items()})
+        return MemberStatistics(mean_scores, mean_expected, predict_win_rates(strengths), ranks, fitted_margins)
     win_rates = {member: _compute_mean(values) for member, values in win_shares.items()}
     mean_margins = {member: _compute_mean(values) for member, values in margins.items()}
     if method == "baseline":
@@ -252,14 +262,6 @@ def _compute_win_share(match: Match, position: int) -> float:
     """Compute the mean outcome of a position against all other positions of its match."""
     outcomes = [match.get_outcome(position, other) for other in range(len(match.members)) if other != position]
     return _compute_mean(_drop_missing(outcomes))
-
-
-def _compute_margin(match: Match, position: int) -> float:
-    """Compute a position's score minus the mean score of the other positions."""
-    scores = match.best_scores
-    if match.identical or scores is None:
-        return 0.0
-    return scores[position] - _compute_mean([*scores[:position], *scores[position + 1 :]])
 
 
 def _compute_margins(scores: MemberValues) -> MemberValues:

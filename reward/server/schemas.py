@@ -188,8 +188,8 @@ class RewardsRequest(StrictModel):
     rubric: str = _SPEC.rubric
     """Name of a rubric."""
     method: Annotated[str, Field(json_schema_extra={"enum": list(METHODS)})] = _SPEC.method
-    """How the completions of a prompt are judged: each alone, every pair, a knock-out, each against its baseline, or
-    all in one comparison."""
+    """How the completions of a prompt are judged: each alone, every pair, each with two neighbors in a circle, a Swiss
+    or a knock-out tournament, each against its baseline, or all in one comparison."""
     reward: Annotated[str, Field(json_schema_extra={"enum": list(REWARDS)})] = _SPEC.reward
     """Statistic that becomes the reward."""
     normalize: Annotated[str, Field(json_schema_extra={"enum": list(NORMALIZATIONS)})] = _SPEC.normalize

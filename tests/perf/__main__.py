@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from flex_judge.experiments.commands import bench
 from flex_judge.experiments.commands.bench import Bench
 from flex_judge.judges.errors import UsageError
-from tests.perf import best_of_n, loop, molecules, ties, votes
+from tests.perf import arrivals, best_of_n, loop, molecules, pairings, ties, votes
 
 BENCHES = {
+    "arrivals": Bench(
+        "time to the last reward of a group that is judged when complete over the time with early comparisons",
+        arrivals.ArrivalsConfig,
+        arrivals.run,
+    ),
     "best-of-n": Bench(
         "judge tokens of successive halving over the tokens of judging all N answers equally often",
         best_of_n.BestOfNConfig,
@@ -26,6 +31,11 @@ BENCHES = {
         "time to answer questions about molecules one by one over the time to answer them in a batch",
         molecules.MoleculesConfig,
         molecules.run,
+    ),
+    "pairings": Bench(
+        "rank correlation of Swiss rounds over the one of a round robin, on a noisy judge",
+        pairings.PairingsConfig,
+        pairings.run,
     ),
     "ties": Bench(
         "groups with a tied best answer by expected score over groups with one by written score",

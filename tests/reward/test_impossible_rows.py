@@ -64,7 +64,7 @@ async def test_the_asynchronous_reward_function_does_the_same(judge: FlexJudge |
     assert await AsyncJudgeReward(judge)(["q"] * 4, ["a"] * 4, **COLUMNS) == [5.0, 5.0, 5.0, None]
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss", "knockout", "listwise"])
 def test_an_impossible_response_leaves_its_group_intact(judge: FlexJudge | JudgeClient, method: Any) -> None:
     completions = [[{"role": "assistant", "content": [{"type": "image", "image": LONG}]}], "a", "b", "c"]
     reward = JudgeReward(judge, method=method, reward="win_rate")

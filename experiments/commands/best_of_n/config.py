@@ -43,7 +43,8 @@ class BestOfNRun(DataFlags):
         """Maximum number of comparisons of one prompt that run at the same time."""
         # A knock-out and successive halving have fewer in later rounds; the first round decides the concurrency.
         n = self.num_answers
-        return max(1, {"listwise": 1, "round_robin": n * (n - 1) // 2, "knockout": n // 2}.get(self.method, n))
+        comparisons = {"listwise": 1, "round_robin": n * (n - 1) // 2, "swiss": n // 2, "knockout": n // 2}
+        return max(1, comparisons.get(self.method, n))
 
     def build_selection(self, file: str | None) -> SelectionSpec:
         """Build the settings of the selection; the default rubric depends on the file."""

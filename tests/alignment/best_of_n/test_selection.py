@@ -53,7 +53,10 @@ async def test_every_method_chooses_and_ranks_the_best_first(method: str) -> Non
     assert selection.usage == sum((j.usage for j in selection.judgments), Usage())
 
 
-@pytest.mark.parametrize(("method", "count"), [("pointwise", 5), ("listwise", 1), ("round_robin", 10), ("knockout", 4)])
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [("pointwise", 5), ("listwise", 1), ("round_robin", 10), ("circular", 5), ("swiss", 8), ("knockout", 4)],
+)
 async def test_number_of_judgments_per_method(method: str, count: int) -> None:
     ask = RecordingJudge()
     selection = await run_selection(make_answers(3, 5, 9, 2, 7), method, ask)
@@ -69,7 +72,7 @@ async def test_repeated_run_gives_the_same_result_and_ids(method: str) -> None:
     assert all(name.startswith("q/") for name in ids)
 
 
-@pytest.mark.parametrize("method", ["pointwise", "knockout", "round_robin"])
+@pytest.mark.parametrize("method", ["pointwise", "knockout", "round_robin", "circular", "swiss"])
 async def test_ids_and_judged_name_the_responses_of_a_judgment(method: str) -> None:
     ask = RecordingJudge()
     responses = make_answers(3, 3, 9, 2)
@@ -143,8 +146,9 @@ async def test_ties_are_broken_by_seed_whatever_the_order(method: str) -> None:
             selection = await run_selection(texts, method, ask, seed=seed)
             assert selection.best is not None
             winners_of_seed.add(texts[selection.best])
-            # In a knock-out and in halving, the third of the tied answers is dropped by the random order.
-            assert selection.tied == (2 if method in ("knockout", "halving") else 3)
+            # In a knock-out and in halving, the third of the tied answers is dropped by the random order. In a circle
+            # and in a Swiss tournament, it does not meet the low answer, or meets it less often.
+            assert selection.tied == (2 if method in ("circular", "swiss", "knockout", "halving") else 3)
         assert len(winners_of_seed) == 1
         winners |= winners_of_seed
     assert winners == {"one", "two", "three"}
@@ -156,11 +160,12 @@ async def test_prompts_break_ties_independently_with_the_same_seed() -> None:
     assert set(best) == {0, 1, 2, 3}
 
 
-async def test_seed_decides_the_pairings_of_a_knockout() -> None:
+@pytest.mark.parametrize("method", ["circular", "swiss", "knockout"])
+async def test_seed_decides_the_pairings(method: str) -> None:
     first_rounds = set()
     for seed in range(10):
         ask = RecordingJudge()
-        await run_selection(make_answers(1, 2, 3, 4, 5, 6, 7, 8), "knockout", ask, seed=seed)
+        await run_selection(make_answers(1, 2, 3, 4, 5, 6, 7, 8), method, ask, seed=seed)
         first_rounds.add(frozenset(frozenset(pair) for pair in ask.texts[:4]))
     assert len(first_rounds) > 5
 

@@ -51,13 +51,39 @@ async def test_pointwise_judges_each_member_even_identical_ones() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
-async def test_round_robin_compares_every_pair_once_with_balanced_positions(n: int) -> None:
+async def test_round_robin_compares_every_pair_once(n: int) -> None:
     judge = RecordingJudge()
     await judge_and_reward(worth(*range(1, n + 1)), spec("round_robin"), judge)
     pairs = {frozenset(pair) for pair in judge.texts}
     assert len(judge.texts) == len(pairs) == n * (n - 1) // 2
-    first, second = (Counter(pair[place] for pair in judge.texts) for place in (0, 1))
-    assert all(abs(first[text] - second[text]) <= 1 for text in first | second)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 16])
+async def test_circular_compares_each_member_once_first_and_once_second(n: int) -> None:
+    judge = RecordingJudge()
+    texts = [f"worth {1 + i % 10}, take {i}" for i in range(n)]
+    await judge_and_reward(worth(*texts), spec("circular"), judge)
+    assert len(set(judge.texts)) == len(judge.texts) == n
+    assert Counter(first for first, _ in judge.texts) == Counter(second for _, second in judge.texts) == Counter(texts)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16, 32])
+async def test_swiss_compares_each_member_once_per_round(n: int) -> None:
+    judge = RecordingJudge()
+    texts = [f"worth {1 + i % 10}, take {i}" for i in range(n)]
+    await judge_and_reward(worth(*texts), spec("swiss"), judge)
+    assert Counter(text for pair in judge.texts for text in pair) == Counter(texts * (n - 1).bit_length())
+    assert len({frozenset(pair) for pair in judge.texts}) == len(judge.texts)
+
+
+@pytest.mark.parametrize("method", ["circular", "swiss"])
+@pytest.mark.parametrize("n", [3, 6, 8])
+async def test_few_comparisons_order_all_members(method: str, n: int) -> None:
+    rewards = await judge_and_reward(worth(*range(1, n + 1)), spec(method, "win_rate"))
+    assert all(reward.win_rate is not None and 0 < reward.win_rate < 1 for reward in rewards)
+    assert sum(reward.win_rate or 0 for reward in rewards) == pytest.approx(n / 2)
+    # The scores of this judge do not depend on the opponent, so the ratings recover them.
+    assert [reward.margin for reward in rewards] == pytest.approx([(i - (n - 1) / 2) * n / (n - 1) for i in range(n)])
 
 
 async def test_rejects_a_too_large_round_robin_before_judging() -> None:
@@ -78,7 +104,7 @@ async def test_round_robin_ties_identical_responses_without_the_judge() -> None:
     assert [reward.rank for reward in rewards] == [0.25, 0.25, 1.0]
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss", "knockout", "listwise"])
 async def test_a_group_of_identical_responses_ties_without_the_judge(method: str) -> None:
     judge = RecordingJudge()
     rewards = await judge_and_reward(worth(4, 4, 4), spec(method), judge)
@@ -87,7 +113,7 @@ async def test_a_group_of_identical_responses_ties_without_the_judge(method: str
     assert {reward.status for reward in rewards} == {Status.OK}
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise", "baseline"])
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss", "knockout", "listwise", "baseline"])
 async def test_judges_identical_responses_if_their_score_is_needed(method: str) -> None:
     samples = with_baseline(worth(4, 4), "worth 4")
     rewards = await judge_and_reward(samples, spec(method, "expected"))
@@ -144,7 +170,7 @@ async def test_no_member_has_more_than_one_bye() -> None:
         assert set(first.values()) <= {1, 2}
 
 
-@pytest.mark.parametrize("method", ["knockout", "round_robin", "listwise"])
+@pytest.mark.parametrize("method", ["knockout", "round_robin", "circular", "swiss", "listwise"])
 async def test_pairings_do_not_depend_on_the_order_of_arrival(method: str) -> None:
     pairings: set[frozenset[tuple[str, ...]]] = set()
     for samples in permutations(worth(2, 5, 5, 9)):
@@ -254,7 +280,7 @@ async def test_rejects_a_listwise_group_size_that_the_rubric_does_not_support() 
         await judge_group(worth(1, 2), spec("listwise", rubric="mllm_judge_batch", group_size=2), RecordingJudge())
 
 
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss", "knockout", "listwise"])
 async def test_a_single_completion_has_no_relative_reward(method: str) -> None:
     (reward,) = await judge_and_reward(worth(5), spec(method))
     assert (reward.value, reward.status) == (None, Status.TIMEOUT)
@@ -293,7 +319,9 @@ async def test_ids_of_comparisons_are_unique_and_name_the_members() -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout", "listwise", "baseline"])
+@pytest.mark.parametrize(
+    "method", ["pointwise", "round_robin", "circular", "swiss", "knockout", "listwise", "baseline"]
+)
 async def test_an_error_of_one_comparison_fails_the_group(method: str) -> None:
     started: list[Comparison] = []
 
@@ -337,6 +365,15 @@ async def test_round_robin_latecomers_play_everyone_once() -> None:
     assert values(rewards) == [1 / 3, 1.0]
 
 
+@pytest.mark.parametrize("method", ["circular", "swiss"])
+async def test_latecomers_meet_others_and_are_fitted_with_all_matches(method: str) -> None:
+    judge, rewards, matches = await judge_with_latecomers(method, [2, 4, 6, 8], [9, 1], "rank")
+    assert all({"worth 9", "worth 1"} & set(pair) for pair in judge.texts)
+    assert 2 <= len(judge.texts) <= 6
+    assert len(matches) == 4 + len(judge.texts)
+    assert values(rewards) == [1.0, 0.0]
+
+
 async def test_a_latecomer_that_beats_the_knockout_winner_is_first() -> None:
     judge, rewards, matches = await judge_with_latecomers("knockout", [1, 2, 3, 4], [9], "rank")
     assert len(judge.comparisons) == 3  # one loser of each round, and the winner
@@ -369,7 +406,7 @@ def test_rewards_do_not_depend_on_the_order_of_arrival(scores: list[int], random
     # A knock-out breaks ties by bracket order, which is not defined for identical texts.
     texts = [f"worth {score}, take {i}" for i, score in enumerate(scores)]
     order = random.sample(range(len(texts)), len(texts))
-    for method in ("pointwise", "round_robin", "knockout", "listwise"):
+    for method in ("pointwise", "round_robin", "circular", "swiss", "knockout", "listwise"):
         plain = asyncio.run(judge_and_reward(worth(*texts), spec(method)))
         turned = asyncio.run(judge_and_reward(worth(*(texts[i] for i in order)), spec(method)))
         assert [get_statistics(plain[i]) for i in order] == [get_statistics(reward) for reward in turned]

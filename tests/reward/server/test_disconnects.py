@@ -140,7 +140,7 @@ def test_a_request_that_was_given_up_can_be_sent_again() -> None:
         assert judge.started == {"a": 2}
 
 
-@pytest.mark.parametrize("method", ["pointwise", "round_robin", "knockout"])
+@pytest.mark.parametrize("method", ["pointwise", "round_robin", "swiss", "knockout"])
 @pytest.mark.parametrize("moment", ["while the group waits", "while it is judged"])
 def test_the_other_members_of_a_group_get_rewards_when_a_client_leaves(method: str, moment: str) -> None:
     reward = {"reward": "win_rate"} if method != "pointwise" else {"normalize": "center"}

@@ -79,9 +79,10 @@ async def test_returns_rewards_in_request_order() -> None:
     assert all(r.group.size == 4 for r in rewards)
 
 
-async def test_collects_a_group_from_several_requests() -> None:
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss"])
+async def test_collects_a_group_from_several_requests(method: str) -> None:
     judge = HeldJudge()
-    options = {"method": "round_robin", "reward": "win_rate", "group_size": 3}
+    options = {"method": method, "reward": "win_rate", "group_size": 3}
     async with client(judge.gateway()) as http:
         answers = await asyncio.gather(*(http.post("/v1/rewards", json=samples(x, **options)) for x in "abc"))
     rewards = [Reward.from_json(answer.json()["rewards"][0]) for answer in answers]

@@ -146,7 +146,7 @@ async def test_counts_rows_that_no_judge_saw(web: httpx.AsyncClient, metrics: In
 @pytest.mark.parametrize(
     "broken", [[{"type": "image", "image": LONG}], [{"type": "image", "image": "data:image/png;base64,AAAA"}], 3]
 )
-@pytest.mark.parametrize("method", ["round_robin", "knockout", "listwise"])
+@pytest.mark.parametrize("method", ["round_robin", "circular", "swiss", "knockout", "listwise"])
 async def test_an_invalid_response_is_a_present_member_of_its_group(
     web: httpx.AsyncClient, method: str, broken: Any
 ) -> None:
@@ -154,7 +154,8 @@ async def test_an_invalid_response_is_a_present_member_of_its_group(
     requests = [{"samples": [{"prompt": "q", "response": r}], **spec} for r in ("a", broken, "b")]
     answers = asyncio.gather(*(web.post("/v1/rewards", json=request) for request in requests))
     results = [get_results(answer)[0] for answer in await asyncio.wait_for(answers, 10)]
-    assert sorted(results[i]["value"] for i in (0, 2)) == [4, 5]
+    # This judge scores by position, and a circle of two compares them in both orders.
+    assert sorted(results[i]["value"] for i in (0, 2)) == ([4.5, 4.5] if method == "circular" else [4, 5])
     assert (results[1]["value"], results[1]["status"]) == (None, "invalid_input")
     assert results[1]["detail"].startswith("samples[0].response")
     assert {result["group"]["size"] for result in results} == {3}
