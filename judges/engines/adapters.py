@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.errors import AdapterError, EngineLostError
@@ -105,6 +105,37 @@ class AdaptedEngine:
         if not self._is_closed and self._free is not None:
             self._free()
         self._is_closed = True
+
+
+class AdapterMethods:
+    """Methods of a judge that load another LoRA adapter into its engine."""
+
+    def __init__(self, engine: Engine, settings: Any = None) -> None:
+        self.engine, self.settings = engine, settings
+
+    def load_adapter(self, adapter: str, name: str | None = None) -> Self:
+        """Load an adapter from code without an event loop, see `aload_adapter`."""
+        return asyncio.run(self.aload_adapter(adapter, name))
+
+    async def aload_adapter(self, adapter: str, name: str | None = None) -> Self:
+        """Load another LoRA adapter and return a judge that uses it, on the same loaded model.
+
+        This judge keeps its adapter, also for judgments in progress. Closing the new judge frees its adapter; closing
+        the first one frees the model.
+
+        Args:
+            adapter: folder or hub id of the adapter.
+            name: name of the adapter in the ids of models; None uses the last part of `adapter`.
+
+        Example:
+            >>> judge = FlexJudge.from_pretrained("smollm2-135m", adapter="step-0", max_adapter_rank=16)
+            >>> judge = judge.load_adapter("step-100")
+
+        Raises:
+            AdapterError: the adapter does not fit, or the engine was started without `max_adapter_rank`.
+            ModelNotFoundError: the folder does not exist or lacks a file.
+        """
+        return type(self)(await load_adapter(self.engine, adapter, name), self.settings)
 
 
 async def load_adapter(engine: Engine, path: str, name: str | None = None, fingerprint: str | None = None) -> Engine:

@@ -96,9 +96,32 @@ class PrometheusMetrics(ServiceMetrics):
             for kind, name, text, labels, options in DECLARATIONS
         }
         self._queue, self._comparisons = StartTimes(), StartTimes()
+        self._earlier_model, self._pending = "", 0
+        self._replicas, self._max_pending = replicas, max_pending
+        self._create_series()
+
+    def set_model(self, model: str) -> None:
+        """Continue with the series of another model: gauges move to it, counters begin at 0.
+
+        Counters of the model before stay until the next change, so that their last values are scraped.
+        """
+        if model == self._model:
+            return
+        gauges = [declaration.name for declaration in DECLARATIONS if declaration.kind is Gauge]
+        labels = {name: {MODEL_LABEL: self._model} for name in gauges}
+        labels |= {name: {MODEL_LABEL: self._earlier_model} for name in self._metrics.keys() - labels.keys()}
+        for name, model_label in labels.items():
+            if model != model_label[MODEL_LABEL]:
+                self._metrics[name].remove_by_labels(model_label)
+        pending = self._pending
+        self._earlier_model, self._model = self._model, model
+        self._create_series()
+        self.set_pending(pending)
+
+    def _create_series(self) -> None:
         self._select("info", flex_judge.__version__, WIRE_VERSION).set(1)
-        self._select("replicas_wanted").set(replicas)
-        self._select("pending_limit").set(max_pending)
+        self._select("replicas_wanted").set(self._replicas)
+        self._select("pending_limit").set(self._max_pending)
         # Series exist from the start, so that rates and alerts see the first failure too.
         for name in ("judgments", "invalid_rows"):
             for status in Status:
@@ -115,6 +138,7 @@ class PrometheusMetrics(ServiceMetrics):
 
     def set_pending(self, count: int) -> None:
         """Set the gauge of pending items."""
+        self._pending = count
         self._select("pending").set(count)
 
     def set_health(self, ready: bool, replicas: int) -> None:

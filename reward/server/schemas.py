@@ -17,7 +17,14 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import check_fields
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.server.info_schemas import ModelsResponse, RubricsResponse, VersionResponse
+from flex_judge.reward.server.info_schemas import (
+    AdapterCard,
+    AdapterRequest,
+    AdaptersResponse,
+    ModelsResponse,
+    RubricsResponse,
+    VersionResponse,
+)
 from flex_judge.reward.types import METHODS, NORMALIZATIONS, REWARDS, Reward, RewardSpec
 
 REFERENCES = "#/components/schemas/{model}"
@@ -274,9 +281,9 @@ def validate_request(model: type[M], value: Any) -> M:
 
 def build_schemas() -> dict[str, Any]:
     """Build the JSON schemas of all requests and responses, by name."""
-    requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
+    requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest, AdapterRequest
     responses: tuple[type[BaseModel], ...] = JudgeResponse, RewardsResponse, OpenRlhfResponse, ErrorResponse
-    responses += ModelsResponse, RubricsResponse, VersionResponse
+    responses += AdapterCard, AdaptersResponse, ModelsResponse, RubricsResponse, VersionResponse
     adapters: list[Any] = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
     adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in responses]
     _, definitions = TypeAdapter.json_schemas(adapters, ref_template=REFERENCES)

@@ -104,9 +104,15 @@ def compute_work_scope(config: JudgeConfig) -> str:
     return hashlib.sha256(repr(config).encode()).hexdigest()
 
 
-def compute_work_key(scope: str, name: str) -> str:
-    """Hash the name of a piece of work; the store never sees a client's idempotency key."""
-    return hashlib.sha256(f"{scope} {name}".encode()).hexdigest()
+def compute_work_key(scope: str, name: str, adapter: str = "") -> str:
+    """Hash the name of a piece of work; the store never sees a client's idempotency key.
+
+    Args:
+        scope: hash of the judge's configuration.
+        name: idempotency key, or digest of a comparison.
+        adapter: key of the adapter that replaced the one of the start, see `AdapterVersion.key`.
+    """
+    return hashlib.sha256(f"{scope} {adapter} {name}".encode()).hexdigest()
 
 
 async def call_store(method: Any, *args: Any) -> Any:

@@ -53,7 +53,8 @@ class RecordingEngine:
         # SQLite may wait for other processes, which must not block an event loop. One thread is enough, because a
         # connection runs one statement at a time.
         self._owner = owner
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="ledger") if owner is None else owner._worker
+        own_worker = ThreadPoolExecutor(1, thread_name_prefix="ledger") if owner is None else None
+        self._worker: ThreadPoolExecutor = own_worker or owner._worker  # type: ignore[union-attr]
         record_model(ledger, engine)
 
     async def generate(
