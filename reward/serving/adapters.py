@@ -1,7 +1,8 @@
 """Adapters of a service: a board with the versions that each replica must have, and the gateway's side of it.
 
 The board is part of the deployment `KeptWork`. Replicas ask it what to load before they take work, and report what they
-have loaded, see `flex_judge.reward.serving.replica_adapters`. If the board is lost, the replicas and the gateway tell the next one which version is current.
+have loaded, see `flex_judge.reward.serving.replica_adapters`. If the board is lost, the replicas and the gateway tell
+the next one which version is current.
 """
 
 from __future__ import annotations
