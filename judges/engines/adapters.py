@@ -117,7 +117,7 @@ class AdapterMethods:
         """Load an adapter from code without an event loop, see `aload_adapter`."""
         return asyncio.run(self.aload_adapter(adapter, name))
 
-    async def aload_adapter(self, adapter: str, name: str | None = None) -> Self:
+    async def aload_adapter(self, adapter: str, name: str | None = None, fingerprint: str | None = None) -> Self:
         """Load another LoRA adapter and return a judge that uses it, on the same loaded model.
 
         This judge keeps its adapter, also for judgments in progress. Closing the new judge frees its adapter; closing
@@ -126,6 +126,7 @@ class AdapterMethods:
         Args:
             adapter: folder or hub id of the adapter.
             name: name of the adapter in the ids of models; None uses the last part of `adapter`.
+            fingerprint: expected fingerprint of its files; None accepts any.
 
         Example:
             >>> judge = FlexJudge.from_pretrained("smollm2-135m", adapter="step-0", max_adapter_rank=16)
@@ -135,7 +136,7 @@ class AdapterMethods:
             AdapterError: the adapter does not fit, or the engine was started without `max_adapter_rank`.
             ModelNotFoundError: the folder does not exist or lacks a file.
         """
-        return type(self)(await load_adapter(self.engine, adapter, name), self.settings)
+        return type(self)(await load_adapter(self.engine, adapter, name, fingerprint), self.settings)
 
 
 async def load_adapter(engine: Engine, path: str, name: str | None = None, fingerprint: str | None = None) -> Engine:

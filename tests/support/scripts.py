@@ -212,7 +212,10 @@ def _build_adapted_judge(score: float, think_s: float = 0.0) -> Script:
         if sampling.stop == ("</think>",):
             await asyncio.sleep(think_s or float(os.environ.get("FLEX_JUDGE_TEST_THINK", "0")))
             return "I have looked.</think>"
-        return f"{score:g}</answer>" if sampling.regex else f"<answer>{score:g}</answer>"
+        user_text = prompt.rpartition("user\n")[2]
+        count = sampling.regex.count("</answer>") if sampling.regex else user_text.count("'s Answer]")
+        answers = f"<answer>{score:g}</answer>" * count
+        return answers.removeprefix("<answer>") if sampling.regex else answers
 
     return judge
 

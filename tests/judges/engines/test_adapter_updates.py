@@ -129,7 +129,7 @@ def test_engines_that_cannot_load_adapters_say_so(engines: TinyEngines, adapters
     path = str(tmp_path / "ledger.sqlite")
     RecordingEngine(ScriptedEngine(lambda *_: ""), Ledger(path)).close()
     replay = load_engine(EngineConfig(path, "replay"))
-    with pytest.raises(AdapterError, match="replay engine cannot load an adapter while it runs; use vllm or"):
+    with pytest.raises(AdapterError, match="engine cannot load an adapter while it runs; use vllm or"):
         load(replay, adapters[0])
 
 
