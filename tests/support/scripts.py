@@ -233,7 +233,7 @@ def _load_adapted_judge(folder: Path) -> Script:
         with contextlib.suppress(FileExistsError):
             (folder / "failed").touch(exist_ok=False)
             raise RuntimeError("out of memory on this replica")
-    return _build_adapted_judge(settings["score"])
+    return _build_adapted_judge(settings.get("score", 2))
 
 
 adapted_judge = _build_adapted_judge(1)
