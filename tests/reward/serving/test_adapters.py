@@ -16,13 +16,15 @@ import pytest
 from scripts import SETTINGS, adapted_judge
 from web import client, comparisons, get_results, samples, wait_until
 
-from flex_judge.judges import Comparison, FlexJudge, Judgment
+from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, Judgment
 from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.errors import UsageError
 from flex_judge.reward.server.adapters import START, AdapterSwitch, AdapterVersion
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.prometheus import PrometheusMetrics
 from flex_judge.reward.serving.adapters import BoardLoader
+from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.kept_work import KeptWork, WorkArchive
 from flex_judge.reward.serving.replica_adapters import ReplicaAdapters
 from flex_judge.reward.serving.work_recorder import WorkRecorder, compute_work_key
@@ -327,3 +329,17 @@ async def test_requests_wait_for_the_board_after_a_restart_of_the_gateway(servic
         service.handle.keep_adapters = SimpleNamespace(remote=service._make_remote("keep_adapters"))
         assert get_scores(await judge(http, "a")) == [1]
         assert START.key == ""
+
+
+def test_a_service_that_allows_updates_prepares_its_engines() -> None:
+    judge_config = JudgeConfig(EngineConfig("smollm2-135m"))
+    config = ServiceConfig(judge_config, gateway=GatewayConfig(allow_adapter_updates="/srv/adapters"))
+    assert config.judge.engine.max_adapter_rank == 64
+    wider = replace(config, judge=JudgeConfig(EngineConfig("smollm2-135m", max_adapter_rank=128)))
+    assert wider.judge.engine.max_adapter_rank == 128
+    assert ServiceConfig(judge_config, gateway=GatewayConfig()).judge.engine.max_adapter_rank == 0
+    args = {"allow_adapter_updates": "/srv/adapters", "max_adapter_rank": 16}
+    assert ServiceConfig.from_args(args).judge.engine.max_adapter_rank == 16
+    for folder in ("adapters", "/", "//"):
+        with pytest.raises(UsageError, match="must be the absolute path of a folder below /"):
+            GatewayConfig(allow_adapter_updates=folder)
