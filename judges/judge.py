@@ -93,14 +93,8 @@ class FlexJudge(AdapterMethods):
         Raises:
             MissingExtraError: the extra `judge` is not installed.
         """
-        config = EngineConfig(
-            model,
-            engine,
-            adapter=adapter,
-            max_model_len=max_model_len,
-            ledger=ledger,
-            max_adapter_rank=max_adapter_rank,
-        )
+        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
+        config = replace(config, max_adapter_rank=max_adapter_rank)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:

@@ -1,4 +1,4 @@
-"""LoRA adapters of a running engine: load another one beside the present one, without loading the model again."""
+"""LoRA adapters of a running engine: load another one, without loading the model again."""
 
 from __future__ import annotations
 
@@ -160,14 +160,14 @@ async def load_adapter(engine: Engine, path: str, name: str | None = None, finge
             f"adapter {path!r}: the {engine.name} engine cannot load an adapter while it runs; use vllm or transformers"
         )
     folder = await asyncio.to_thread(resolve_adapter, path)
-    found = await asyncio.to_thread(fingerprint_folder, folder)
-    if fingerprint is not None and found != fingerprint:
+    actual = await asyncio.to_thread(fingerprint_folder, folder)
+    if fingerprint is not None and actual != fingerprint:
         raise AdapterError(
-            f"adapter {path!r}: its files have the fingerprint {found}, expected {fingerprint}; give each version of "
+            f"adapter {path!r}: its files have the fingerprint {actual}, expected {fingerprint}; give each version of "
             "an adapter a folder of its own"
         )
-    loaded = await engine.load_adapter(Adapter(name or folder.resolve().name, folder, found))
-    if await asyncio.to_thread(fingerprint_folder, folder) != found:
+    loaded = await engine.load_adapter(Adapter(name or folder.resolve().name, folder, actual))
+    if await asyncio.to_thread(fingerprint_folder, folder) != actual:
         loaded.close()
         raise AdapterError(f"adapter {path!r}: its files changed while they were loaded; write them before the request")
     return loaded

@@ -61,7 +61,7 @@ class AdapterLoader(Protocol):
         ...
 
     async def load(self, name: str, path: str, current: AdapterVersion) -> AdapterVersion:
-        """Have every replica load an adapter beside the current one, and wait for all of them.
+        """Have every replica load an adapter next to the current one, and wait for all of them.
 
         Raises:
             AdapterError: a replica could not load it; no replica keeps it.
@@ -156,7 +156,7 @@ class AdapterSwitch:
                 self._released.set()
 
     def choose(self) -> AdapterVersion:
-        """Return the version for a judgment: that of the caller's request while it is held, else the current one."""
+        """Return the version for a judgment: the pinned one of the request while it is held, else the current one."""
         pinned = _pinned.get()
         if pinned is not None and self._holders[pinned.number] > 0:
             return pinned
@@ -249,7 +249,7 @@ def check_adapter_path(path: str, folder: str) -> str:
     """
     if "\0" in path or not path.strip():
         raise FieldError.at_field("path", "expected the folder of an adapter")
-    whole = posixpath.normpath(posixpath.join(folder, path))
-    if not whole.startswith(posixpath.normpath(folder).rstrip("/") + "/"):
+    absolute = posixpath.normpath(posixpath.join(folder, path))
+    if not absolute.startswith(posixpath.normpath(folder).rstrip("/") + "/"):
         raise FieldError.at_field("path", "is outside of the folder of adapters that the operator allows")
-    return whole
+    return absolute

@@ -59,7 +59,7 @@ class GatewayConfig:
     max_media: PositiveInt = 256
     """Maximum number of media in one comparison; each video frame counts."""
     media_hosts: Annotated[tuple[str, ...], Metavar("HOST")] = ()
-    """Host from which media may be fetched by URL: exact name, HTTPS only; may be repeated. Without it, nothing is
+    """Host that media URLs may name: exact name, HTTPS only; may be repeated. Without it, nothing is
     fetched."""
     rubrics: Annotated[tuple[str, ...], Metavar("FILE")] = ()
     """Rubric file that requests may name by its stem, next to the presets. The file must exist where the replicas

@@ -32,7 +32,6 @@ from flex_judge.reward.server.info_schemas import (
     VersionResponse,
 )
 from flex_judge.reward.server.json_responses import build_json_response
-from flex_judge.reward.server.middleware import RESOURCES_KEY
 from flex_judge.reward.server.openapi import build_operation
 from flex_judge.reward.server.schemas import validate_request
 from flex_judge.reward.wire import WIRE_VERSION
@@ -71,8 +70,8 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
     async def replace_adapter(request: Request) -> Response:
         if gateway.draining:
             gateway.check_capacity(1)
-        resources = request.scope[RESOURCES_KEY]
-        body = await read_body(request, 1, resources.enter_context(gateway.bodies.reserve_body()))
+        with gateway.bodies.reserve_body() as reserve_bytes:
+            body = await read_body(request, 1, reserve_bytes)
         parsed = validate_request(AdapterRequest, parse_strict_json(body))
         version = await gateway.adapters.replace(request.path_params["name"], parsed.path)
         return _build_response(_describe_adapter(gateway, info, version))

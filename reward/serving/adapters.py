@@ -19,7 +19,7 @@ from typing import Any
 from flex_judge.judges.errors import AdapterError
 from flex_judge.reward.server.adapters import START, AdapterVersion
 from flex_judge.reward.server.errors import RetryLaterError
-from flex_judge.reward.serving.work_recorder import call_store
+from flex_judge.reward.serving.store_calls import call_store
 
 WATCH_S = 2.0
 """Seconds that the board holds a question for news."""
@@ -90,7 +90,7 @@ class AdapterBoard:
         self._publish()
 
     async def propose_adapter(self, name: str, path: str, current: AdapterVersion) -> AdapterVersion:
-        """Add a version that the replicas shall load beside the current one."""
+        """Add a version that the replicas shall load next to the current one."""
         self._adopt(current)
         # Numbers come from the clock, so that a board that lost its plan gives no number twice.
         number = max(1 + max(version.number for version in (self._plan.current, *self._plan.others)), time.time_ns())
@@ -108,13 +108,13 @@ class AdapterBoard:
 
     async def commit_adapter(self, version: AdapterVersion) -> None:
         """Make a version the current one; the earlier one stays loaded."""
-        others = [other for other in (self._plan.current, *self._plan.others) if other.number != version.number]
-        self._publish(replace(self._plan, current=version, others=tuple(others)))
+        earlier = [other for other in (self._plan.current, *self._plan.others) if other.number != version.number]
+        self._publish(replace(self._plan, current=version, others=tuple(earlier)))
 
     async def keep_adapters(self, numbers: Collection[int]) -> AdapterVersion:
         """Drop all other versions from the plan except the current one, which is returned."""
-        others = [other for other in self._plan.others if other.number in numbers]
-        self._publish(replace(self._plan, others=tuple(others)))
+        remaining = [other for other in self._plan.others if other.number in numbers]
+        self._publish(replace(self._plan, others=tuple(remaining)))
         return self._plan.current
 
     def _adopt(self, current: AdapterVersion) -> None:
@@ -171,7 +171,7 @@ class BoardLoader:
 
     async def _wait_for_replicas(self, proposed: AdapterVersion, current: AdapterVersion) -> str:
         """Wait until every replica has loaded a version, and return its fingerprint."""
-        kept = f"all replicas keep the adapter {current.key or 'of the start'}"
+        result = f"all replicas keep the adapter {current.key or 'of the start'}"
         deadline = time.monotonic() + LOAD_S
         while True:
             reports, missing = await self._ask(self._store.collect_reports, proposed.number)
@@ -179,8 +179,8 @@ class BoardLoader:
             if problems:
                 replica, problem = next(iter(problems.items()))
                 raise AdapterError(
-                    f"{len(problems)} of {len(reports) + len(missing)} replicas could not load the adapter, so {kept}; "
-                    f"replica {replica}: {problem}"
+                    f"{len(problems)} of {len(reports) + len(missing)} replicas could not load the adapter, so {result}"
+                    f"; replica {replica}: {problem}"
                 )
             if not missing and reports and len(reports) >= await self._count_replicas():
                 break
@@ -189,12 +189,12 @@ class BoardLoader:
                 if not reports and not missing:
                     raise RetryLaterError("no replica is running; try again later", CALL_S)
                 waiting = ", ".join(missing) or "some that do not answer"
-                raise AdapterError(f"after {LOAD_S:g} s, replicas have not loaded the adapter ({waiting}), so {kept}")
+                raise AdapterError(f"replicas have not loaded the adapter after {LOAD_S:g} s ({waiting}); {result}")
         fingerprints = _list_fingerprints(reports)
         if len(fingerprints) > 1:
             raise AdapterError(
-                f"the replicas found different files in the folder ({', '.join(fingerprints)}), so {kept}; use storage "
-                "that all nodes share, and write the files before the request"
+                f"the replicas found different files in the folder ({', '.join(fingerprints)}), so {result}; use "
+                "storage that all nodes share, and write the files before the request"
             )
         return fingerprints[0]
 

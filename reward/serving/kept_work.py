@@ -21,7 +21,8 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
 from flex_judge.reward.serving.adapters import AdapterBoard
-from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, call_store, compute_work_key
+from flex_judge.reward.serving.store_calls import call_store
+from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, compute_work_key
 
 SILENT_S = 10.0
 """Seconds without a sign of life after which the running comparisons of a replica count as lost."""

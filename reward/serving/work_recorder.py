@@ -7,13 +7,13 @@ import hashlib
 import logging
 import pickle
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.reward.server.idempotency import KeptAnswer
+from flex_judge.reward.serving.store_calls import call_store
 
 BEAT_S = 2.0
 """Seconds between two signs of life of a replica that judges."""
@@ -113,10 +113,3 @@ def compute_work_key(scope: str, name: str, adapter: str = "") -> str:
         adapter: key of the adapter that replaced the one of the start, see `AdapterVersion.key`.
     """
     return hashlib.sha256(f"{scope} {adapter} {name}".encode()).hexdigest()
-
-
-async def call_store(method: Any, *args: Any) -> Any:
-    """Call a method of the store through its handle."""
-    # In a new context, as for the calls of `ReplicaSender`.
-    response = Context().run(method.remote, *args)
-    return await response

@@ -1,4 +1,4 @@
-"""A transformers model and its LoRA adapters, one of which is active."""
+"""A transformers model and its LoRA adapters. One adapter at a time is active."""
 
 from __future__ import annotations
 

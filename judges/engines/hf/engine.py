@@ -99,7 +99,7 @@ class HFEngine(ThreadedEngine):
         self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
 
     async def load_adapter(self, adapter: Adapter) -> Engine:
-        """Load an adapter beside the others, see `AdapterHost.load_adapter`."""
+        """Load an adapter next to the others, see `AdapterHost.load_adapter`."""
         if not self._adapters.can_change:
             raise AdapterError(f"adapter {adapter.name!r}: the engine was started without max_adapter_rank; set it")
         checkpoint = self._checkpoint.with_adapter(adapter.folder, adapter.identity)

@@ -29,7 +29,7 @@ class AdapterLoading(ABC):
     _max_adapter_rank: int
 
     async def load_adapter(self, adapter: Adapter) -> Engine:
-        """Load an adapter beside the others, see `AdapterHost.load_adapter`."""
+        """Load an adapter next to the others, see `AdapterHost.load_adapter`."""
         if not self._max_adapter_rank:
             raise AdapterError(f"adapter {adapter.name!r}: the engine was started without max_adapter_rank; set it")
         checkpoint = self._checkpoint.with_adapter(adapter.folder, adapter.identity)
