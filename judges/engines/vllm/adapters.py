@@ -49,16 +49,24 @@ class AdapterLoading(ABC):
         """Load the adapter of a LoRARequest."""
 
 
-def build_adapter_arguments(checkpoint: Checkpoint, max_adapter_rank: int = 0) -> dict[str, Any]:
+def build_adapter_arguments(checkpoint: Checkpoint, max_adapter_rank: int = 0, on_cpu: bool = False) -> dict[str, Any]:
     """Build the engine arguments for a checkpoint's adapter, and for those that are loaded later.
 
     Args:
         checkpoint: the checkpoint.
         max_adapter_rank: maximum rank of adapters that are loaded later; 0 if there are none.
+        on_cpu: whether vllm computes on a CPU.
 
     Raises:
-        UsageError: the adapter does not fit the model, changes its encoders, or has too large a rank for vllm.
+        UsageError: the adapter does not fit the model, changes its encoders, or has too large a rank for vllm; or
+            adapters are loaded later on a CPU, and there is none now.
     """
+    if max_adapter_rank and on_cpu and checkpoint.adapter is None:
+        # Its CPU kernels (0.32) index the adapters of a batch with -1 for such a request, which is the last adapter.
+        raise UsageError(
+            "max_adapter_rank: in a batch with adapters, vllm on a CPU applies one to requests without an adapter too; "
+            "start with an adapter, or use --engine transformers"
+        )
     rank = max(0 if checkpoint.adapter is None else check_adapter_rank(checkpoint), max_adapter_rank)
     if rank == 0:
         return {}

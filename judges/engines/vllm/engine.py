@@ -97,7 +97,7 @@ class _VLLMBase(AdapterLoading):
             "logprobs_mode": "raw_logprobs",
             "generation_config": "vllm",  # ignore the checkpoint's sampling defaults; only the request's apply
             **build_media_arguments(checkpoint.profile),
-            **build_adapter_arguments(checkpoint, config.max_adapter_rank),
+            **build_adapter_arguments(checkpoint, config.max_adapter_rank, on_cpu),
         }
         self.engine_args |= (
             {"block_size": CPU_BLOCK, "worker_cls": "flex_judge.judges.engines.vllm.cpu_worker.SeededWorker"}

@@ -18,7 +18,7 @@ from flex_judge.judges.engines.adapters import load_adapter
 from flex_judge.judges.engines.recording.ledger import Ledger
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.scripted import ScriptedEngine
-from flex_judge.judges.errors import AdapterError, EngineLostError, ModelNotFoundError
+from flex_judge.judges.errors import AdapterError, EngineLostError, ModelNotFoundError, UsageError
 
 TEXT = "the same long prompt for every adapter, which fills several blocks of a prefix cache " * 3
 ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.slow)]
@@ -48,8 +48,10 @@ def write_folder(folder: Path, content: str) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("transformers", True), ("transformers", False), pytest.param("vllm", True, marks=pytest.mark.slow)],
+)
 def test_each_adapter_gives_its_own_replies_side_by_side(
     name: str, first: bool, engines: TinyEngines, adapters: list[str]
 ) -> None:
@@ -79,6 +81,12 @@ def test_each_adapter_gives_its_own_replies_side_by_side(
     again = load(engine, adapters[1])
     assert get_texts(generate(again, (TEXT, []))) == [alone[1]]
     again.close()
+
+
+@pytest.mark.slow
+def test_vllm_on_a_cpu_needs_an_adapter_from_the_start(engines: TinyEngines) -> None:
+    with pytest.raises(UsageError, match="applies one to requests without an adapter too; start with an adapter"):
+        engines("llama", "vllm", max_adapter_rank=8)
 
 
 @pytest.mark.slow
