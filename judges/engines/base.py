@@ -133,9 +133,6 @@ class EngineConfig:
     """Torch dtype of the weights; auto is bfloat16 if the hardware supports it, else float32."""
     adapter: Annotated[str, Metavar("MODEL")] | None = None
     """LoRA adapter of the judge: folder or hub id."""
-    max_adapter_rank: NonNegativeInt = 0
-    """Maximum rank of LoRA adapters that are loaded while the engine runs, see `FlexJudge.load_adapter`; 0 loads none.
-    Above 0, the first adapter is not merged into the weights, which costs some speed."""
     max_model_len: PositiveInt = 8192
     """Context length in tokens, prompt and reply together; capped at the model's own."""
     max_batch: PositiveInt = 64
@@ -158,3 +155,6 @@ class EngineConfig:
     step is a whole batch and has no limit."""
     ledger: str | None = None
     """SQLite file that records every generation; recorded generations are not recomputed."""
+    max_adapter_rank: NonNegativeInt = 0
+    """Maximum rank of LoRA adapters that are loaded while the engine runs, see `FlexJudge.load_adapter`; 0 loads none.
+    Above 0, the first adapter is not merged into the weights, which costs some speed."""
