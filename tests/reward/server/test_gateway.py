@@ -507,6 +507,8 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
             "/v1/rewards",
             "/v1/media/{modality}/{digest}",
             "/get_reward",
+            "/v1/adapters",
+            "/v1/adapters/{name}",
             "/v1/models",
             "/v1/rubrics",
             "/version",
