@@ -54,6 +54,10 @@ class EngineUnavailableError(UsageError, ImportError):
     """Engine that does not exist, or whose package is not installed."""
 
 
+class AdapterError(UsageError):
+    """LoRA adapter that a running judge cannot load: it does not fit, or the engine is not set up for it."""
+
+
 class ClusterError(UsageError, ConnectionError):
     """Ray cluster that does not answer or has too few resources."""
 

@@ -12,16 +12,10 @@ from weakref import WeakKeyDictionary
 
 from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, run_concurrently
 from flex_judge.judges.engines import load_engine
+from flex_judge.judges.engines.adapters import AdapterMethods
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
-from flex_judge.judges.errors import (
-    GenerationError,
-    LedgerError,
-    RenderError,
-    UsageError,
-    is_input_error,
-    to_one_line,
-)
+from flex_judge.judges.errors import GenerationError, LedgerError, RenderError, UsageError, is_input_error, to_one_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
 from flex_judge.judges.protocol.generation import ReplyGenerator
@@ -38,7 +32,7 @@ CONCURRENCY = 256
 """Default number of comparisons in progress. The engine's batch size limits the requests, see `EngineSemaphore`."""
 
 
-class FlexJudge:
+class FlexJudge(AdapterMethods):
     """Scores comparisons with a judge model on one engine.
 
     Args:
@@ -50,9 +44,10 @@ class FlexJudge:
         >>> judge.judge([Comparison.of("What is 2 + 3?", "It is 5.")])[0].scores
     """
 
+    settings: JudgeSettings
+
     def __init__(self, engine: Engine, settings: JudgeSettings | None = None) -> None:
-        self.engine = engine
-        self.settings = settings or JudgeSettings()
+        super().__init__(engine, settings or JudgeSettings())
         self.renderer = Renderer(engine.tokenizer, engine.profile)
         self._max_characters = engine.max_model_len * self.renderer.max_token_length
         self._rubrics: dict[str, Rubric] = {}
@@ -81,6 +76,7 @@ class FlexJudge:
         adapter: str | None = None,
         max_model_len: int = 8192,
         ledger: str | None = None,
+        max_adapter_rank: int = 0,
         **settings: Any,
     ) -> FlexJudge:
         """Load a judge.
@@ -91,12 +87,14 @@ class FlexJudge:
             adapter: folder or hub id of a LoRA adapter for the model.
             max_model_len: maximum length of prompt and reply together, in tokens.
             ledger: SQLite file that records generations; recorded generations are not computed again.
+            max_adapter_rank: maximum rank of adapters that `load_adapter` may load; 0 loads none.
             **settings: fields of `JudgeSettings`.
 
         Raises:
             MissingExtraError: the extra `judge` is not installed.
         """
         config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
+        config = replace(config, max_adapter_rank=max_adapter_rank)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
@@ -129,9 +127,8 @@ class FlexJudge:
         Yields:
             Judgments in the order of completion.
         """
-        source = self._judge_concurrently(comparisons, CONCURRENCY)
-        for _, judgment in iterate_in_new_loop(source, _count(comparisons), progress):
-            yield judgment
+        numbered = self._judge_concurrently(comparisons, CONCURRENCY)
+        yield from (judgment for _, judgment in iterate_in_new_loop(numbered, _count(comparisons), progress))
 
     async def astream(
         self, comparisons: Iterable[Comparison], concurrency: int = CONCURRENCY
@@ -194,7 +191,7 @@ class FlexJudge:
             GenerationError: the engine failed to judge the comparison, so it would fail for others too.
         """
         engine = self.engine.engine if isinstance(self.engine, RecordingEngine) else self.engine
-        # A thinking budget of one token leads directly to a forced answer, if allowed, which compiles the grammar.
+        # A thinking budget of one token leads directly to a forced answer, which compiles the grammar.
         once = replace(self.settings, max_think_tokens=1, votes=1, order="as_given", num_waits=0, reason_first=True)
         short = FlexJudge(engine, replace(once, deadline_s=None))
         for name in rubrics:
@@ -270,13 +267,11 @@ class FlexJudge:
             comparison.id, rounds, usage=vote_loop.usage, model=self.engine.model_id, provenance=provenance
         )
 
-    def _make_failure(
-        self, comparison: Comparison, status: Status, detail: str, provenance: dict[str, Any]
-    ) -> Judgment:
+    def _make_failure(self, comparison: Comparison, status: Status, detail: str, provenance: Any) -> Judgment:
         return Judgment.from_failure(comparison.id, status, detail, model=self.engine.model_id, provenance=provenance)
 
     def _get_rubric(self, name: str) -> Rubric:
-        # Loaded once per judge, so that editing a rubric file cannot change the criteria in the middle of a run.
+        # Loaded once, so that editing a rubric file cannot change the criteria in the middle of a run.
         if name not in self._rubrics:
             self._rubrics[name] = load_rubric(name)
         return self._rubrics[name]

@@ -155,3 +155,6 @@ class EngineConfig:
     step is a whole batch and has no limit."""
     ledger: str | None = None
     """SQLite file that records every generation; recorded generations are not recomputed."""
+    max_adapter_rank: NonNegativeInt = 0
+    """Maximum rank of LoRA adapters that are loaded while the engine runs, see `FlexJudge.load_adapter`; 0 loads none.
+    Above 0, the first adapter is not merged into the weights, which costs some speed."""

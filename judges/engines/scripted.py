@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
-from flex_judge.judges.errors import EngineLostError, UsageError, to_one_line
+from flex_judge.judges.engines.adapters import AdaptedEngine, Adapter
+from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.errors import AdapterError, EngineLostError, UsageError, to_one_line
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.profiles import CHAT, Profile
@@ -59,16 +60,20 @@ class ScriptedEngine:
         self.closed = False
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        media: Sequence[PreparedMedia] = (),
+        adapter: Script | None = None,
     ) -> Generation:
-        """Reply from the script, see `Engine.generate`."""
+        """Reply from the script, see `Engine.generate`; an adapter is a script that replaces it."""
         await self.check_health()
         self._placeholders.locate_media(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
         self.given.append((tuple(prompt_token_ids), sampling))
         self.media.append(tuple(media))
-        reply = self.script(prompt, sampling)
+        reply = (adapter or self.script)(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
         await asyncio.sleep(0)  # yield to other tasks, as every real engine does
         if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
@@ -88,6 +93,17 @@ class ScriptedEngine:
             logprobs if sampling.logprob_token_ids else (),
             prompt_tokens=self.profile.count_prompt_tokens(prompt_token_ids, media),
         )
+
+    async def load_adapter(self, adapter: Adapter) -> Engine:
+        """Load an adapter if the script can: its attribute `load_adapter` takes a folder and returns another script."""
+        load_script = getattr(self.script, "load_adapter", None)
+        if load_script is None:
+            raise AdapterError(f"adapter {adapter.name!r}: this script of the scripted engine takes no adapters")
+        try:
+            script = await asyncio.to_thread(load_script, adapter.folder)
+        except Exception as e:  # the script is the user's own code, which may raise anything
+            raise AdapterError(f"adapter {adapter.name!r}: the script cannot load it: {to_one_line(e)}") from e
+        return AdaptedEngine(self, script, f"{self.model_id}+{adapter.identity}")
 
     async def check_health(self) -> None:
         """Raise EngineLostError if the engine was closed."""

@@ -10,11 +10,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from flex_judge.judges.engines.base import Generation, Sampling
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
+T = TypeVar("T")
 LINGER_S = 0.02  # an idle engine waits this long for further requests, so that the first batch is not a single one
 CLOSE_S = 60.0  # how long `close` waits for the running step
 
@@ -25,18 +27,22 @@ class EngineRequest:
     # A hung thread may return after its requests were failed, so two threads can resolve the same request.
     _resolving = threading.Lock()
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()) -> None:
+    def __init__(
+        self, prompt: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = (), adapter: Any = None
+    ) -> None:
         self.prompt = list(prompt)
         self.sampling = sampling
         self.media = tuple(media)
-        self.future: Future[Generation] = Future()
+        self.adapter = adapter
+        """Adapter of the engine; None for the one that it was started with."""
+        self.future: Future[Any] = Future()
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the caller has cancelled the request."""
         return self.future.cancelled()
 
-    def resolve(self, result: Generation | Exception) -> None:
+    def resolve(self, result: Any) -> None:
         """Return a result or an error to the caller, unless the request is resolved or cancelled already."""
         with self._resolving:
             if self.future.done() or not self.future.set_running_or_notify_cancel():
@@ -45,6 +51,21 @@ class EngineRequest:
                 self.future.set_exception(result)
             else:
                 self.future.set_result(result)
+
+
+class EngineCall(EngineRequest):
+    """Function in the queue of an engine, which the engine's thread calls between two steps."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__((), Sampling(max_tokens=0))
+        self._work = work
+
+    def run(self) -> None:
+        """Call the function and return its result or error to the caller."""
+        try:
+            self.resolve(self._work())
+        except Exception as e:  # noqa: BLE001 - passed on to the caller
+            self.resolve(e)
 
 
 class ThreadedEngine(ABC):
@@ -102,15 +123,35 @@ class ThreadedEngine(ABC):
         """Release the model."""
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        media: Sequence[PreparedMedia] = (),
+        adapter: Any = None,
     ) -> Generation:
-        """Continue one prompt, see `Engine.generate`."""
-        request = EngineRequest(prompt_token_ids, sampling, media)
+        """Continue one prompt, see `SupportsAdapters.generate`."""
+        request = EngineRequest(prompt_token_ids, sampling, media, adapter)
+        self._enqueue(request)
+        generation: Generation = await asyncio.wrap_future(request.future)
+        return generation
+
+    async def _call_in_thread(self, work: Callable[[], T]) -> T:
+        """Call a function in the engine's thread, between two steps.
+
+        Raises:
+            EngineLostError: the engine has ended.
+            Exception: any error of the function.
+        """
+        call = EngineCall(work)
+        self._enqueue(call)
+        result: T = await asyncio.wrap_future(call.future)
+        return result
+
+    def _enqueue(self, request: EngineRequest) -> None:
         with self._lock:
             if self._ended:
                 raise self._build_lost_error()
             self._inbox.put(request)
-        return await asyncio.wrap_future(request.future)
 
     async def check_health(self) -> None:
         """Raise EngineLostError if the engine has ended or its step hangs, see `Engine.check_health`."""
@@ -156,6 +197,9 @@ class ThreadedEngine(ABC):
         busy = False
         try:
             while not self._ended and self._receive_requests(self._new, busy):
+                self._run_calls(self._new)
+                if not self._new and not busy:
+                    continue
                 self._step_began = time.monotonic()
                 busy = self._run_step(self._new)
                 self._step_began = None
@@ -178,6 +222,13 @@ class ThreadedEngine(ABC):
             self._new.append(request)
         for request in [*self._new, *self._list_pending()]:
             request.resolve(self._build_lost_error())
+
+    def _run_calls(self, new: list[EngineRequest]) -> None:
+        """Run the calls among new requests and remove them from the list."""
+        for call in [request for request in new if isinstance(request, EngineCall)]:
+            if not call.is_cancelled:
+                call.run()
+            new.remove(call)
 
     def _take_request(self) -> EngineRequest | None:
         """Take the next request from the inbox; return None if it is empty."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,22 @@ class Checkpoint:
     """Context length of the language model in tokens; None if the checkpoint does not state it."""
     stop_ids: frozenset[int]
     """Ids of the tokens that end a turn."""
+    base_id: str
+    """Name and fingerprint of the model without its adapter."""
 
     @property
     def model_type(self) -> str:
         """The `model_type` of the configuration, such as `qwen2_5_vl`."""
         return str(self.config.get("model_type", ""))
+
+    def with_adapter(self, adapter: Path, identity: str) -> Checkpoint:
+        """Return the checkpoint with another adapter.
+
+        Args:
+            adapter: folder of the adapter.
+            identity: its name and fingerprint, which the model id then ends with.
+        """
+        return replace(self, adapter=adapter, model_id=f"{self.base_id}+{identity}")
 
     def limit_context(self, limit: int) -> int:
         """Return the smaller of `limit` and the model's own context length, in tokens."""
@@ -72,7 +83,7 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
     tokenizer = AutoTokenizer.from_pretrained(path)
     vocabulary = tokenizer.get_added_vocab()
     profile = detect_profile(config, vocabulary)
-    model_id = f"{model}@{fingerprint_folder(path)}"
+    base_id = model_id = f"{model}@{fingerprint_folder(path)}"
     if adapter_path:
         model_id += f"+{adapter}@{fingerprint_folder(adapter_path)}"
     return Checkpoint(
@@ -85,6 +96,7 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
         profile=profile,
         context=getattr(text_config, "max_position_embeddings", None),
         stop_ids=_collect_stop_ids(path, tokenizer, vocabulary, profile),
+        base_id=base_id,
     )
 
 

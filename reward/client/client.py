@@ -238,10 +238,13 @@ class JudgeClient(DescriptionMethods, TurnMethods):
         row_by_index = {**invalid, **dict(zip(encoded, rows, strict=True))}
         return [row_by_index[i] for i in batch.indices]
 
-    async def _request_description(self, path: str) -> dict[str, Any]:
+    async def _request_description(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         connection = self._get_connection()
+        now = connection.loop.time()
         try:
-            return await connection.get(path, connection.loop.time() + min(HEALTH_TIMEOUT_S, self.deadline_s))
+            if body is not None:
+                return await connection.put(path, body, now + self.deadline_s)
+            return await connection.get(path, now + min(HEALTH_TIMEOUT_S, self.deadline_s))
         except NoResponseError as e:
             raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from flex_judge.judges.concurrency import await_in_background, run_in_background
 from flex_judge.judges.errors import (
     AccessError,
+    AdapterError,
     IncompatibleVersionError,
     JudgeError,
     MediaError,
@@ -19,6 +22,8 @@ from flex_judge.reward.wire import WIRE_HEADER, check_service_version
 
 if TYPE_CHECKING:
     import httpx
+
+ADAPTERS_PATH = "/v1/adapters"
 
 
 def parse_error(response: httpx.Response) -> str | None:
@@ -60,13 +65,15 @@ def build_error(url: str, response: httpx.Response, method: str, path: str) -> J
         return AccessError(f"{url}: {line}; pass the key as api_key or set FLEX_JUDGE_API_KEY")
     if status == 413:
         return RequestTooLargeError(f"{url}: {line}; send fewer items per request (chunk), or raise the service limits")
+    if status == 422 and path.startswith(ADAPTERS_PATH):
+        return AdapterError(line)
     if status in (400, 422):
         return MediaError(line) if method == "PUT" else UsageError(line)
     return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")
 
 
 class DescriptionMethods(ABC):
-    """Methods of a client that read what a service says about itself."""
+    """Methods of a client that read what a service says about itself, and that replace its adapter."""
 
     async def rubrics(self) -> list[dict[str, Any]]:
         """Request the rubrics of the service: name, kind, scale, number of responses, digest.
@@ -86,6 +93,35 @@ class DescriptionMethods(ABC):
         """Request the versions of the service's package, wire format and ledger, see `rubrics` for the errors."""
         return await await_in_background(self._request_description("/version"))
 
+    async def adapters(self) -> list[dict[str, Any]]:
+        """Request the judge's adapter: name, fingerprint, model, Unix time; see `rubrics` for the errors."""
+        return list((await await_in_background(self._request_description(ADAPTERS_PATH)))["adapters"])
+
+    async def load_adapter(self, name: str, path: str) -> dict[str, Any]:
+        """Replace the judge's LoRA adapter on all replicas. Judgments in progress finish with the earlier one.
+
+        Args:
+            name: name of the adapter in judgments.
+            path: its folder where the replicas are, inside of the folder of `--allow-adapter-updates`: absolute, or
+                relative to that folder. Give each version a folder of its own.
+
+        Returns:
+            The adapter that judges all later requests: name, fingerprint, model, Unix time.
+
+        Raises:
+            AdapterError: the service allows no other adapters, or a replica cannot load it; all keep the earlier one.
+            ServiceUnavailableError: no response within `deadline_s`.
+        """
+        return await await_in_background(self._request_description(_build_adapter_path(name), {"path": path}))
+
+    def adapters_sync(self) -> list[dict[str, Any]]:
+        """Request the judge's adapter from code without an event loop, see `adapters`."""
+        return list(run_in_background(self._request_description(ADAPTERS_PATH))["adapters"])
+
+    def load_adapter_sync(self, name: str, path: str) -> dict[str, Any]:
+        """Replace the judge's adapter from code without an event loop, see `load_adapter`."""
+        return run_in_background(self._request_description(_build_adapter_path(name), {"path": path}))
+
     def rubrics_sync(self) -> list[dict[str, Any]]:
         """Request the rubrics from code without an event loop, see `rubrics`."""
         return list(run_in_background(self._request_description("/v1/rubrics"))["rubrics"])
@@ -99,8 +135,12 @@ class DescriptionMethods(ABC):
         return run_in_background(self._request_description("/version"))
 
     @abstractmethod
-    async def _request_description(self, path: str) -> dict[str, Any]:
-        """Request the JSON object of a route."""
+    async def _request_description(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Request the JSON object of a route with GET, or with PUT if there is a body."""
+
+
+def _build_adapter_path(name: str) -> str:
+    return f"{ADAPTERS_PATH}/{quote(name, safe='')}"
 
 
 def _read_object(response: httpx.Response) -> dict[str, Any] | None:

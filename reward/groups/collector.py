@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from flex_judge.judges.concurrency import gather_all
@@ -158,8 +160,10 @@ class GroupCollector:
         identity = spec.compute_group_id(sample)
         group = self._groups.get(identity)
         if group is None:
+            # All work of a group runs in the context of its first member, so that one adapter judges all members.
+            start_task = partial(self._start_task, context=copy_context())
             group = Group(
-                spec, self._judge, spec.group_size, self._start_task, lambda ended: self._forget_group(identity, ended)
+                spec, self._judge, spec.group_size, start_task, lambda ended: self._forget_group(identity, ended)
             )
             self._groups[identity] = group
             self._waiting_since[identity] = asyncio.get_running_loop().time()
@@ -218,9 +222,9 @@ class GroupCollector:
         if self._metrics is not None:
             self._metrics.set_waiting_groups(len(self._waiting_since))
 
-    def _start_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _start_task(self, work: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
         # The event loop holds tasks weakly, so a reference is kept until the task ends.
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=None if context is None else context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

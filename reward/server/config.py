@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -42,7 +43,7 @@ class GatewayConfig:
     max_media: PositiveInt = 256
     """Maximum number of media in one comparison; each video frame counts."""
     media_hosts: Annotated[tuple[str, ...], Metavar("HOST")] = ()
-    """Host from which media may be fetched by URL: exact name, HTTPS only; may be repeated. Without it, nothing is
+    """Host that media URLs may name: exact name, HTTPS only; may be repeated. Without it, nothing is
     fetched."""
     rubrics: Annotated[tuple[str, ...], Metavar("FILE")] = ()
     """Rubric file that requests may name by its stem, next to the presets. The file must exist where the replicas
@@ -50,6 +51,9 @@ class GatewayConfig:
     allow_inline_rubrics: bool = False
     """Whether requests may bring rubrics of their own, at most 256 different ones of 16 KiB each. Clients then use
     rubric files that the service does not have."""
+    allow_adapter_updates: Annotated[str, Metavar("FOLDER")] | None = None
+    """Folder with LoRA adapters that clients may put in the place of the judge's with PUT /v1/adapters. It must exist
+    where the replicas are; max_adapter_rank is then 64 unless it is set."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
     disconnect_grace_s: NonNegativeFloat = 30.0
@@ -86,6 +90,9 @@ class GatewayConfig:
             raise UsageError("api_key must be one or more ASCII characters without white space")
         if self.api_key is not None:
             object.__setattr__(self, "api_key", hash_keys(self.api_key))  # the cluster must not hold the key itself
+        folder = self.allow_adapter_updates
+        if folder is not None and (not folder.startswith("/") or posixpath.normpath(folder).strip("/") == ""):
+            raise UsageError(f"allow_adapter_updates must be the absolute path of a folder below /, not {folder!r}")
         for host in self.media_hosts:
             if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", host):
                 raise UsageError(f"media_hosts must be host names in lower case, without scheme, not {host!r}")

@@ -19,6 +19,7 @@ from flex_judge.judges.rubrics import shorten_inline_name
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import JudgeFunction
+from flex_judge.reward.server.adapters import AdapterSwitch
 from flex_judge.reward.server.backpressure import Backpressure, BodyBudget, CancelledWork
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
@@ -51,6 +52,7 @@ class Gateway:
         metrics: ServiceMetrics | None = None,
         health: HealthFunction | None = None,
         archive: AnswerArchive | None = None,
+        adapters: AdapterSwitch | None = None,
     ) -> None:
         """Create a gateway.
 
@@ -60,12 +62,14 @@ class Gateway:
             metrics: receives the metrics.
             health: returns fields for the health report; `{"replicas": 0}` means that the service is starting.
             archive: keeps the answers to requests with an idempotency key beyond the life of this gateway.
+            adapters: current adapter of the judge; None if it never changes.
 
         Raises:
             UsageError: a rubric file is missing or invalid.
         """
         self.config = config = config or GatewayConfig()
         self.metrics = metrics or ServiceMetrics()
+        self.adapters = adapters or AdapterSwitch()
         self.draining = False
         self.rubrics = RubricRegistry(config.rubrics, config.allow_inline_rubrics)
         self.store = MediaStore(config.media_store_mib * MIB)
@@ -142,7 +146,6 @@ class Gateway:
             FieldError: a rubric or setting is invalid; nothing was judged.
             RetryLaterError: the service is overloaded or shutting down; nothing was judged.
         """
-        # The collector takes one spec per call, and groups never mix specs.
         resolved = {spec: try_row(partial(self.resolve_spec, spec), field, (JudgeError,)) for _, spec in items}
         by_spec: dict[RewardSpec, dict[int, Sample]] = {}
         failures: dict[int, RowFailure] = {}

@@ -18,8 +18,13 @@ from starlette.responses import HTMLResponse, Response
 import flex_judge
 from flex_judge.judges.engines.recording.ledger import SCHEMA
 from flex_judge.judges.rubrics.rubric import Rubric
+from flex_judge.reward.server.adapters import AdapterVersion
+from flex_judge.reward.server.auth import parse_strict_json, read_body
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.info_schemas import (
+    AdapterCard,
+    AdapterRequest,
+    AdaptersResponse,
     ModelCard,
     ModelsResponse,
     RubricCard,
@@ -28,6 +33,7 @@ from flex_judge.reward.server.info_schemas import (
 )
 from flex_judge.reward.server.json_responses import build_json_response
 from flex_judge.reward.server.openapi import build_operation
+from flex_judge.reward.server.schemas import validate_request
 from flex_judge.reward.wire import WIRE_VERSION
 
 HEALTH_TIMEOUT_S = 2.0
@@ -52,7 +58,23 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
         return build_json_response(report, 200 if is_healthy else 503)
 
     async def list_models(_: Request) -> Response:
-        return _build_response(ModelsResponse(data=[ModelCard(id=info.model, created=info.started_at)]))
+        version = await gateway.adapters.get_current()
+        card = ModelCard(id=gateway.adapters.model or info.model, created=version.created or info.started_at)
+        return _build_response(ModelsResponse(data=[card]))
+
+    async def list_adapters(_: Request) -> Response:
+        version = await gateway.adapters.get_current()
+        card = _describe_adapter(gateway, info, version)
+        return _build_response(AdaptersResponse(adapters=[card], allows_updates=gateway.adapters.allows_updates))
+
+    async def replace_adapter(request: Request) -> Response:
+        if gateway.draining:
+            gateway.check_capacity(1)
+        with gateway.bodies.reserve_body() as reserve_bytes:
+            body = await read_body(request, 1, reserve_bytes)
+        parsed = validate_request(AdapterRequest, parse_strict_json(body))
+        version = await gateway.adapters.replace(request.path_params["name"], parsed.path)
+        return _build_response(_describe_adapter(gateway, info, version))
 
     async def list_rubrics(_: Request) -> Response:
         return _build_response(await asyncio.to_thread(_describe_rubrics, gateway))
@@ -75,6 +97,7 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
         return HTMLResponse(await asyncio.to_thread(build_page, app.openapi()), headers=headers)
 
     routes: dict[str, Callable[[Request], Coroutine[Any, Any, Response]]] = {
+        "/v1/adapters": list_adapters,
         "/v1/models": list_models,
         "/v1/rubrics": list_rubrics,
         "/version": report_version,
@@ -83,6 +106,8 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
     }
     for path, route in routes.items():
         app.add_api_route(path, route, methods=["GET"], **build_operation(path))
+    path = "/v1/adapters/{name}"
+    app.add_api_route(path, replace_adapter, methods=["PUT"], **build_operation(path))
     app.add_api_route("/docs", show_docs, methods=["GET"], include_in_schema=False)
 
 
@@ -107,6 +132,15 @@ def describe_rubric(name: str, rubric: Rubric) -> RubricCard:
         min_responses=minimum,
         max_responses=maximum,
         digest=hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest(),
+    )
+
+
+def _describe_adapter(gateway: Gateway, info: ServiceInfo, version: AdapterVersion) -> AdapterCard:
+    return AdapterCard(
+        name=version.name or None,
+        fingerprint=version.fingerprint or None,
+        model=gateway.adapters.name_model(version) or info.model,
+        created=version.created,
     )
 
 

@@ -1,10 +1,10 @@
-"""Responses of the routes that describe a service, as the OpenAPI page shows them."""
+"""Responses of the routes that describe a service, and of errors, as the OpenAPI page shows them."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Description(BaseModel):
@@ -27,6 +27,38 @@ class ModelsResponse(_Description):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class AdapterRequest(_Description):
+    """Request of `PUT /v1/adapters/{name}`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", strict=True)
+
+    path: str = Field(min_length=1, max_length=4096)
+    """Folder of the adapter (`adapter_config.json`, `adapter_model.safetensors`) where the replicas are: absolute, or
+    relative to the folder that the operator allows."""
+
+
+class AdapterCard(_Description):
+    """Adapter of the judge."""
+
+    name: str | None
+    """Name of the adapter; null for the one that the service was started with."""
+    fingerprint: str | None
+    """Fingerprint of its files; null for the adapter of the start."""
+    model: str
+    """Name of the model with this adapter, as in `GET /v1/models`."""
+    created: int
+    """Unix time since which it is used; 0 for the adapter of the start."""
+
+
+class AdaptersResponse(_Description):
+    """Response of `GET /v1/adapters`."""
+
+    adapters: list[AdapterCard]
+    """The current adapter."""
+    allows_updates: bool
+    """Whether the operator allows `PUT /v1/adapters/{name}`."""
 
 
 class RubricCard(_Description):
@@ -60,3 +92,18 @@ class VersionResponse(_Description):
     """Version of the JSON of requests and answers. A client of another major version is refused."""
     ledger_format: int
     """Format of ledger files. Another version of the package with the same format can read them."""
+
+
+class ErrorResponse(BaseModel):
+    """Body of all error responses."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    error: str
+    """The problem and how to fix it, in one line."""
+    field: str | None = None
+    """The invalid field, such as `samples[3].response`."""
+    missing_media: list[str] | None = None
+    """With 409: the digests of media that must be uploaded first."""
+    wire_version: str | None = None
+    """With 400: the wire version of the service."""

@@ -16,6 +16,9 @@ TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 class ServiceMetrics:
     """Receiver of all events of a service. This base class discards them."""
 
+    def set_model(self, model: str) -> None:
+        """Set the public name of the judge's model, which changes when its adapter is replaced."""
+
     def set_pending(self, count: int) -> None:
         """Set the number of completions and comparisons that are accepted and have no result yet."""
 

@@ -62,6 +62,7 @@ _EXAMPLES: dict[str, Any] = {
         "method": "round_robin",
         "reward": "win_rate",
     },
+    "/v1/adapters/{name}": {"path": "step-100"},
     "/get_reward": {
         "query": ["<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\nIt is 5.<|im_end|>"],
         "prompts": ["<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"],
@@ -82,6 +83,13 @@ _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
         _POST_ERRORS,
     ),
     "/rm": ("Remote reward model for slime.", "SlimeRequest", "SlimeResponse", _POST_ERRORS),
+    "/v1/adapters": ("List the judge's adapter.", None, "AdaptersResponse", (401,)),
+    "/v1/adapters/{name}": (
+        "Replace the judge's LoRA adapter on all replicas. Judgments in progress finish with the earlier one.",
+        "AdapterRequest",
+        "AdapterCard",
+        (401, 413, 422),
+    ),
     "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422)),
     "/v1/models": ("List the judge's model, in OpenAI's form.", None, "ModelsResponse", (401,)),
     "/v1/rubrics": ("List the rubrics that requests may name.", None, "RubricsResponse", (401,)),
@@ -104,7 +112,11 @@ def build_operation(path: str) -> dict[str, Any]:
     if request_schema:
         body = _refer_to_schema(request_schema)
         body["content"]["application/json"]["example"] = _EXAMPLES[path]
-        extra = {"requestBody": {"required": True, **body}, "parameters": [_KEY]}
+        parameters = [_KEY]
+        if path.startswith("/v1/adapters"):
+            pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+            parameters = [_build_path_parameter("name", "Name of the adapter in judgments.", pattern=pattern)]
+        extra = {"requestBody": {"required": True, **body}, "parameters": parameters}
     if path.startswith("/v1/media"):
         binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
         extra = {

@@ -1,12 +1,12 @@
 """Metrics of a service for Prometheus, in a registry of their own: a scrape has these series and no others.
 
 The values of every label come from fixed sets (routes, status codes, statuses, outcomes), so that no request can create
-series without limit. The label `model` has one value: the model of the service.
+series without limit. The label `model` has one value, the model of the service, or two after its adapter was replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -96,9 +96,36 @@ class PrometheusMetrics(ServiceMetrics):
             for kind, name, text, labels, options in DECLARATIONS
         }
         self._queue, self._comparisons = StartTimes(), StartTimes()
+        self._earlier_model, self._pending = "", 0
+        self._series: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+        self._replicas, self._max_pending = replicas, max_pending
+        self._create_series()
+
+    def set_model(self, model: str) -> None:
+        """Continue with the series of another model: gauges move to it, counters begin at 0.
+
+        Counters of the model before stay until the next change, so that their last values are scraped.
+        """
+        if model == self._model:
+            return
+        gauges = {declaration.name for declaration in DECLARATIONS if declaration.kind is Gauge}
+        self._remove_series(self._model, gauges)
+        if self._earlier_model != model:
+            self._remove_series(self._earlier_model, self._metrics.keys() - gauges)
+        self._earlier_model, self._model = self._model, model
+        self._create_series()
+        self.set_pending(self._pending)
+
+    def _remove_series(self, model: str, names: Collection[str]) -> None:
+        series = self._series.get(model, set())
+        for name, values in [one for one in series if one[0] in names]:
+            self._metrics[name].remove(model, *values)
+            series.discard((name, values))
+
+    def _create_series(self) -> None:
         self._select("info", flex_judge.__version__, WIRE_VERSION).set(1)
-        self._select("replicas_wanted").set(replicas)
-        self._select("pending_limit").set(max_pending)
+        self._select("replicas_wanted").set(self._replicas)
+        self._select("pending_limit").set(self._max_pending)
         # Series exist from the start, so that rates and alerts see the first failure too.
         for name in ("judgments", "invalid_rows"):
             for status in Status:
@@ -115,6 +142,7 @@ class PrometheusMetrics(ServiceMetrics):
 
     def set_pending(self, count: int) -> None:
         """Set the gauge of pending items."""
+        self._pending = count
         self._select("pending").set(count)
 
     def set_health(self, ready: bool, replicas: int) -> None:
@@ -175,7 +203,9 @@ class PrometheusMetrics(ServiceMetrics):
 
     def _select(self, name: str, *values: str) -> Any:
         """Select the series of a metric with these label values."""
-        return self._metrics[name].labels(self._model, *map(str, values))
+        texts = tuple(map(str, values))
+        self._series.setdefault(self._model, set()).add((name, texts))
+        return self._metrics[name].labels(self._model, *texts)
 
 
 class _WithoutCreationTimes:

@@ -23,6 +23,7 @@ from flex_judge.judges.errors import MediaError, RequestTooLargeError, UsageErro
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.server import openrlhf
+from flex_judge.reward.server.adapters import AdapterVersion
 from flex_judge.reward.server.auth import MAX_BODY_DEPTH, check_structure, parse_strict_json, read_body
 from flex_judge.reward.server.decoding import decode_comparison
 from flex_judge.reward.server.errors import FieldError
@@ -105,7 +106,8 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
 
     async def post(request: Request) -> Response:
         received_at = time.monotonic()
-        key = _read_idempotency_key(request)
+        adapter = await gateway.adapters.pin_current()
+        key = _read_idempotency_key(request, adapter)
         gateway.check_accepting(key)
         # Browsers send other content types across sites without a preflight request, so any web page could post here.
         if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
@@ -122,7 +124,8 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
             return None if deadline_s is None else deadline_s - (time.monotonic() - received_at)
 
         async def compute_answer() -> bytes:
-            answer = await handler(gateway, parsed, get_remaining_s)
+            with gateway.adapters.hold():
+                answer = await handler(gateway, parsed, get_remaining_s)
             log_texts(parsed, answer)
             return encode_json(answer)
 
@@ -269,14 +272,14 @@ def _parse_request(model: type[M], body: bytes, max_text_mib: int) -> tuple[M, s
     return parsed, hashlib.sha256(content.encode()).hexdigest()
 
 
-def _read_idempotency_key(request: Request) -> str | None:
-    """Read the Idempotency-Key of a request; the path is part of it, so each route has its own keys."""
+def _read_idempotency_key(request: Request, adapter: AdapterVersion) -> str | None:
+    """Read the Idempotency-Key of a request; path and adapter are part of it, so each has its own keys."""
     key = request.headers.get(KEY_HEADER)
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise FieldError.at_field(KEY_HEADER, f"expected from 1 to {MAX_KEY_LENGTH} characters, got {len(key)}")
-    return f"{request.scope['path']} {key}"
+    return f"{request.scope['path']} {adapter.key} {key}"
 
 
 def _name_fields(rows: list[Any], name: str) -> list[tuple[str, Any]]:

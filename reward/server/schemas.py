@@ -17,7 +17,15 @@ from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
 from flex_judge.reward.server.decoding import check_fields
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.server.info_schemas import ModelsResponse, RubricsResponse, VersionResponse
+from flex_judge.reward.server.info_schemas import (
+    AdapterCard,
+    AdapterRequest,
+    AdaptersResponse,
+    ErrorResponse,
+    ModelsResponse,
+    RubricsResponse,
+    VersionResponse,
+)
 from flex_judge.reward.types import METHODS, NORMALIZATIONS, REWARDS, Reward, RewardSpec
 
 REFERENCES = "#/components/schemas/{model}"
@@ -249,21 +257,6 @@ class SlimeResponse(RootModel[float | None]):
     """Response of `POST /rm`: the reward, or null without a score."""
 
 
-class ErrorResponse(BaseModel):
-    """Body of all error responses."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-    error: str
-    """The problem and how to fix it, in one line."""
-    field: str | None = None
-    """The invalid field, such as `samples[3].response`."""
-    missing_media: list[str] | None = None
-    """With 409: the digests of media that must be uploaded first."""
-    wire_version: str | None = None
-    """With 400: the wire version of the service."""
-
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -290,9 +283,10 @@ def validate_request(model: type[M], value: Any) -> M:
 
 def build_schemas() -> dict[str, Any]:
     """Build the JSON schemas of all requests and responses, by name."""
-    requests = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest, SlimeRequest
+    requests: tuple[type[BaseModel], ...] = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
+    requests += SlimeRequest, AdapterRequest
     responses: tuple[type[BaseModel], ...] = JudgeResponse, RewardsResponse, OpenRlhfResponse, SlimeResponse
-    responses += ErrorResponse, ModelsResponse, RubricsResponse, VersionResponse
+    responses += ErrorResponse, AdapterCard, AdaptersResponse, ModelsResponse, RubricsResponse, VersionResponse
     adapters: list[Any] = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
     adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in responses]
     _, definitions = TypeAdapter.json_schemas(adapters, ref_template=REFERENCES)

@@ -20,6 +20,8 @@ from flex_judge.reward.serving.cluster import Cluster
 
 NAME = "flex-judge"
 DEFAULT_MODEL = JUDGE
+DEFAULT_ADAPTER_RANK = 64
+"""Maximum rank of the adapters of a service that allows updates, unless `max_adapter_rank` is set."""
 FLAG_NAMES = {"allow_rubric": "rubrics"}
 """Flag of `flex-judge serve`, with underscores -> name of the setting, where the two differ."""
 PRIVATE_DRAIN_S = 5.0
@@ -69,6 +71,9 @@ class ServiceConfig:
         min_replicas, max_replicas = self.replica_range
         if not 1 <= min_replicas <= max_replicas:
             raise UsageError(f"autoscale must be MIN:MAX with 1 <= MIN <= MAX, not {self.autoscale!r}")
+        if self.gateway is not None and self.gateway.allow_adapter_updates and not self.judge.engine.max_adapter_rank:
+            engine = replace(self.judge.engine, max_adapter_rank=DEFAULT_ADAPTER_RANK)
+            object.__setattr__(self, "judge", replace(self.judge, engine=engine))
 
     @property
     def replica_range(self) -> tuple[int, int]:

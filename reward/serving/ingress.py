@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +16,12 @@ from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.errors import JudgeError, to_one_line
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
+from flex_judge.reward.server.adapters import AdapterSwitch, AdapterVersion
+from flex_judge.reward.server.errors import RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
 from flex_judge.reward.server.request_log import get_request_id
+from flex_judge.reward.serving.adapters import BoardLoader
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.deployment import count_replicas
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
@@ -31,8 +36,15 @@ log = logging.getLogger(__name__)
 class ReplicaSender:
     """`SendFunction` that calls replicas through a Ray Serve handle."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, choose_adapter: Callable[[], AdapterVersion | None] = lambda: None) -> None:
+        """Create a sender.
+
+        Args:
+            handle: handle of the replicas.
+            choose_adapter: returns the adapter for a comparison; None leaves it to the replica.
+        """
         self._judge_one = handle.judge_one
+        self._choose_adapter = choose_adapter
 
     async def __call__(self, comparison: Comparison) -> Judgment:
         """Send a comparison to a replica.
@@ -45,7 +57,7 @@ class ReplicaSender:
 
         # In a new context: otherwise all calls within one HTTP request would share its request id, and a router that
         # looks up calls by their id would answer only one of them.
-        fields = {"prefix": comparison.prompt_digest, "request_id": get_request_id()}
+        fields = {"prefix": comparison.prompt_digest, "request_id": get_request_id(), "adapter": self._choose_adapter()}
         response = Context().run(partial(self._judge_one.remote, comparison, **fields))
         try:
             judgment: Judgment = await response
@@ -72,17 +84,22 @@ class JudgeGateway:
         from flex_judge.reward.server.prometheus import PrometheusMetrics
 
         configure_actor_logging(config.log, "gateway", config.name)
-        self._model = name_model(config.judge.engine)
+        engine, self._store = config.judge.engine, store
         gateway = config.gateway
         assert gateway is not None, "a service without a gateway has no such deployment"
-        metrics = PrometheusMetrics(self._model, config.replica_range[0], gateway.max_pending)
-        scope = compute_work_scope(config.judge)
-        find_judgment = partial(find_recent_judgment, store, scope)
-        dispatcher = Dispatcher(ReplicaSender(handle), config.max_requests, metrics, find_judgment)
-        archive = WorkArchive(store, scope, dispatcher.judge)
+        folder = gateway.allow_adapter_updates
+        loader = None if folder is None else BoardLoader(store, self._count_replicas)
+        base_model = name_model(replace(engine, adapter=None))
+        self._adapters = AdapterSwitch(name_model(engine), base_model, loader, folder, gateway.deadline_s)
+        metrics = PrometheusMetrics(self._adapters.model, config.replica_range[0], gateway.max_pending)
+        self._adapters.listeners.append(metrics.set_model)
+        self._work_scope = compute_work_scope(config.judge)
+        sender = ReplicaSender(handle, self._adapters.choose if loader else lambda: None)
+        dispatcher = Dispatcher(sender, config.max_requests, metrics, self._find_recent_judgment)
+        archive = WorkArchive(store, self._work_scope, dispatcher.judge, lambda: self._adapters.choose().key)
         self._name, self._min_replicas = config.name, config.replica_range[0]
-        self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive)
-        log.info("the gateway has started", extra=with_fields(model=self._model))
+        self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive, self._adapters)
+        log.info("the gateway has started", extra=with_fields(model=self._adapters.model))
         self._health_report: dict[str, Any] = {}
         self._health_at = -HEALTH_CACHE_S
 
@@ -91,7 +108,7 @@ class JudgeGateway:
         from flex_judge.reward.server.routes import create_app
 
         # Serve's own HTTP server adds the header X-Request-ID to every response.
-        return create_app(self._gateway, ServiceInfo(model=self._model), sends_request_id=False)
+        return create_app(self._gateway, ServiceInfo(), sends_request_id=False)
 
     async def get_pending(self) -> int:
         """Return the number of accepted completions and comparisons without a result."""
@@ -102,12 +119,21 @@ class JudgeGateway:
         log.info("draining", extra=with_fields(pending=self._gateway.pending))
         await self._gateway.drain()
 
+    async def _find_recent_judgment(self, comparison: Comparison, max_age_s: float) -> Judgment | None:
+        adapter = self._adapters.choose().key
+        return await find_recent_judgment(self._store, self._work_scope, comparison, max_age_s, adapter)
+
+    async def _count_replicas(self) -> int:
+        return int((await self._get_replica_health())["replicas"])
+
     async def _get_replica_health(self) -> Mapping[str, Any]:
         # Cached, because asking Serve's controller is slow and load balancers probe often.
         if time.monotonic() - self._health_at >= HEALTH_CACHE_S:
             self._health_at = time.monotonic()
             self._health_report = await asyncio.to_thread(self._query_serve)
-        return self._health_report
+        with suppress(RetryLaterError):  # the report then has the model of the start
+            await self._adapters.get_current()
+        return {"model": self._adapters.model, **self._health_report}
 
     def _query_serve(self) -> dict[str, Any]:
         from ray import serve
@@ -115,7 +141,6 @@ class JudgeGateway:
         application = serve.status().applications.get(self._name)
         running, wanted, _ = count_replicas(application, OTHER_PARTS) if application else (0, 0, "")
         return {
-            "model": self._model,
             "replicas": running,
             # Before Serve has created the replicas there are none to count.
             "replicas_wanted": max(wanted, self._min_replicas),

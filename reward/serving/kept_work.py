@@ -20,7 +20,9 @@ from typing import Any
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
-from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, call_store, compute_work_key
+from flex_judge.reward.serving.adapters import AdapterBoard
+from flex_judge.reward.serving.store_calls import call_store
+from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, compute_work_key
 
 SILENT_S = 10.0
 """Seconds without a sign of life after which the running comparisons of a replica count as lost."""
@@ -41,8 +43,11 @@ class Leftovers:
     """Keys of the answers."""
 
 
-class KeptWork:
-    """Store of recent answers and judgments, bounded in time and memory. Holds no texts but as opaque bytes."""
+class KeptWork(AdapterBoard):
+    """Store of recent answers and judgments, bounded in time and memory. Holds no texts but as opaque bytes.
+
+    It also holds the plan of the judge's adapters, which must outlive the gateway too.
+    """
 
     def __init__(self, retain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Create an empty store.
@@ -51,6 +56,7 @@ class KeptWork:
             retain_s: seconds that an answer or a judgment is kept.
             clock: monotonic clock in seconds.
         """
+        super().__init__(clock)
         self._clock = clock
         self._judgments = _BoundedStore(retain_s, clock)
         self._answers = _BoundedStore(retain_s, clock)
@@ -150,15 +156,23 @@ class _BoundedStore:
 class WorkArchive(AnswerArchive):
     """Work of the earlier gateways of a service, for the present one. Belongs to one event loop."""
 
-    def __init__(self, store: Any, scope: str, judge: Callable[[Comparison], Awaitable[Judgment]]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        scope: str,
+        judge: Callable[[Comparison], Awaitable[Judgment]],
+        get_adapter: Callable[[], str] = lambda: "",
+    ) -> None:
         """Create the archive of a gateway.
 
         Args:
             store: handle of the deployment `KeptWork`.
             scope: key of the judge's settings; work of another judge does not count.
             judge: judges a comparison that earlier gateways have not left.
+            get_adapter: returns the key of the adapter for a judgment; judgments with another one do not count.
         """
         self._store, self._scope, self._judge = store, scope, judge
+        self._get_adapter = get_adapter
         self._recorder = WorkRecorder(store, f"gateway {uuid.uuid4().hex}")
         self._leftovers: asyncio.Task[Leftovers] | None = None
 
@@ -166,7 +180,10 @@ class WorkArchive(AnswerArchive):
         """Judge a comparison, unless a replica has judged it for an earlier gateway or is about to."""
         leftovers = (await self._load_leftovers()).comparisons
         # The first gateway finds nothing, and need not hash every comparison with its media.
-        if leftovers and (key := compute_work_key(self._scope, comparison.digest)) in leftovers:
+        if not leftovers:
+            return await self._judge(comparison)
+        key = compute_work_key(self._scope, comparison.digest, self._get_adapter())
+        if key in leftovers:
             content = await self._ask(self._store.wait_for_judgment, key)
             if content is not None:
                 return _read_judgment(content, comparison)
@@ -206,7 +223,9 @@ class WorkArchive(AnswerArchive):
             return None
 
 
-async def find_recent_judgment(store: Any, scope: str, comparison: Comparison, max_age_s: float) -> Judgment | None:
+async def find_recent_judgment(
+    store: Any, scope: str, comparison: Comparison, max_age_s: float, adapter: str = ""
+) -> Judgment | None:
     """Find the judgment of a comparison whose replica died between judging it and answering.
 
     Args:
@@ -214,11 +233,12 @@ async def find_recent_judgment(store: Any, scope: str, comparison: Comparison, m
         scope: hash of the judge's configuration.
         comparison: the comparison.
         max_age_s: seconds since it was sent; earlier judgments are not used.
+        adapter: key of the adapter.
 
     Returns:
         The judgment; None if there is none, or the store is away.
     """
-    key = compute_work_key(scope, comparison.digest)
+    key = compute_work_key(scope, comparison.digest, adapter)
     try:
         content = await asyncio.wait_for(call_store(store.get_judgment, key, max_age_s), LOOKUP_S)
     except Exception as error:  # noqa: BLE001 - the comparison is then judged again

@@ -6,15 +6,20 @@ import logging
 import os
 import time
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from flex_judge.judges.errors import EngineLostError, JudgeError
+from flex_judge.judges.errors import AdapterError, EngineLostError, JudgeError
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.judges.types import Comparison
+from flex_judge.reward.server.adapters import AdapterVersion
 from flex_judge.reward.server.logs import LogConfig, with_fields
 from flex_judge.reward.serving.logs import configure_actor_logging
+from flex_judge.reward.serving.replica_adapters import ReplicaAdapters
 from flex_judge.reward.serving.work_recorder import WorkRecorder, compute_work_key, compute_work_scope
+
+if TYPE_CHECKING:
+    from flex_judge.judges.judge import FlexJudge
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +28,16 @@ class JudgeReplica:
     """Actor with one engine. It ends its process when the engine is lost, and Ray Serve starts another replica."""
 
     async def __init__(  # type: ignore[misc] # awaited by Ray Serve
-        self, config: JudgeConfig, logs: LogConfig, name: str, store: Any = None
+        self, config: JudgeConfig, logs: LogConfig, name: str, store: Any = None, adapter_folder: str | None = None
     ) -> None:
-        """Load the engine and warm it up.
+        """Load the engine and warm it up, then load the adapter that the other replicas use now.
 
         Args:
             config: the judge.
             logs: settings of the log.
             name: name of the service.
             store: handle of the deployment `KeptWork`, which records judgments; None records nothing.
+            adapter_folder: folder with adapters that may replace the judge's; None allows no replacement.
         """
         from ray import serve
 
@@ -41,6 +47,8 @@ class JudgeReplica:
         self._work_scope = compute_work_scope(config)
         try:
             await self._load_judge(config)
+            self.adapters = ReplicaAdapters(self.judge, self.id, store, adapter_folder)
+            await self.adapters.start()
         except Exception:
             log.exception("the replica could not start")
             raise
@@ -60,6 +68,7 @@ class JudgeReplica:
         comparison: Comparison,
         prefix: str,  # noqa: ARG002 - the router reads it
         request_id: str = "",
+        adapter: AdapterVersion | None = None,
     ) -> Judgment:
         """Judge one comparison.
 
@@ -67,14 +76,25 @@ class JudgeReplica:
             comparison: the comparison.
             prefix: key of its prompt, which only `flex_judge.reward.serving.routing` reads.
             request_id: id of the HTTP request, for the log; empty without one.
+            adapter: adapter to judge with; None for the current one.
         """
+        try:
+            async with self.adapters.use_judge(adapter) as (judge, version):
+                return await self._judge_with_record(judge, version, comparison, request_id)
+        except AdapterError as e:
+            log.error("a comparison cannot be judged: %s", e)
+            return Judgment.from_failure(comparison.id, Status.FAILED, str(e))
+
+    async def _judge_with_record(
+        self, judge: FlexJudge, version: AdapterVersion, comparison: Comparison, request_id: str
+    ) -> Judgment:
         extra, place = with_fields(request_id=request_id), f"request {request_id}: " if request_id else ""
         key, judgment = "", None
         if self._recorder is not None:
-            key = compute_work_key(self._work_scope, comparison.digest)
+            key = compute_work_key(self._work_scope, comparison.digest, version.key)
             self._recorder.record_start(key)
         try:
-            judgment = await self.judge.ajudge(comparison)
+            judgment = await judge.ajudge(comparison)
             judgment = replace(judgment, provenance={**judgment.provenance, "replica": self.id})
         except EngineLostError as e:
             log.error("%sthe engine is lost, so the replica ends: %s", place, e, extra=extra)
@@ -101,6 +121,8 @@ class JudgeReplica:
 
     # Ray Serve calls the destructor when it stops a replica.
     def __del__(self) -> None:
+        if hasattr(self, "adapters"):
+            self.adapters.close()
         if hasattr(self, "judge"):
             self.judge.close()
 

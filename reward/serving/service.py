@@ -199,6 +199,7 @@ def _build_replicas(config: ServiceConfig, store: Any = None) -> Any:
     if gpus > 1:  # one engine on several GPUs, which must be on one machine
         options["placement_group_bundles"] = [{"CPU": cpus, "GPU": gpus}]
         options["placement_group_strategy"] = "STRICT_PACK"
+    folder = None if config.gateway is None else config.gateway.allow_adapter_updates
     min_replicas, max_replicas = config.replica_range
     if config.autoscale is None:
         options["num_replicas"] = config.replicas
@@ -211,4 +212,4 @@ def _build_replicas(config: ServiceConfig, store: Any = None) -> Any:
             upscale_delay_s=config.upscale_delay_s,
             downscale_delay_s=config.downscale_delay_s,
         )
-    return serve.deployment(JudgeReplica).options(**options).bind(config.judge, config.log, config.name, store)
+    return serve.deployment(JudgeReplica).options(**options).bind(config.judge, config.log, config.name, store, folder)

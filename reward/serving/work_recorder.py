@@ -7,13 +7,13 @@ import hashlib
 import logging
 import pickle
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.reward.server.idempotency import KeptAnswer
+from flex_judge.reward.serving.store_calls import call_store
 
 BEAT_S = 2.0
 """Seconds between two signs of life of a replica that judges."""
@@ -104,13 +104,12 @@ def compute_work_scope(config: JudgeConfig) -> str:
     return hashlib.sha256(repr(config).encode()).hexdigest()
 
 
-def compute_work_key(scope: str, name: str) -> str:
-    """Hash the name of a piece of work; the store never sees a client's idempotency key."""
-    return hashlib.sha256(f"{scope} {name}".encode()).hexdigest()
+def compute_work_key(scope: str, name: str, adapter: str = "") -> str:
+    """Hash the name of a piece of work; the store never sees a client's idempotency key.
 
-
-async def call_store(method: Any, *args: Any) -> Any:
-    """Call a method of the store through its handle."""
-    # In a new context, as for the calls of `ReplicaSender`.
-    response = Context().run(method.remote, *args)
-    return await response
+    Args:
+        scope: hash of the judge's configuration.
+        name: idempotency key, or digest of a comparison.
+        adapter: key of the adapter that replaced the one of the start, see `AdapterVersion.key`.
+    """
+    return hashlib.sha256(f"{scope} {adapter} {name}".encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from flex_judge.alignment.data.rows import PromptRow
 from flex_judge.alignment.pipeline.job import RowResult
 from flex_judge.judges import JudgeSettings
 from flex_judge.judges.engines import Sampling
+from flex_judge.judges.engines.scripted import Script
 from flex_judge.judges.errors import AccessError
 from flex_judge.judges.models.profiles import PROFILES
 
@@ -203,6 +205,40 @@ def whole_judge(prompt: str, sampling: Sampling) -> str:
 
 
 whole_judge.profile = PROFILES["flex-omni"]  # type: ignore[attr-defined]
+
+
+def _build_adapted_judge(score: float, think_s: float = 0.0) -> Script:
+    async def judge(prompt: str, sampling: Sampling) -> str:
+        if sampling.stop == ("</think>",):
+            await asyncio.sleep(think_s or float(os.environ.get("FLEX_JUDGE_TEST_THINK", "0")))
+            return "I have looked.</think>"
+        user_text = prompt.rpartition("user\n")[2]
+        count = sampling.regex.count("</answer>") if sampling.regex else user_text.count("'s Answer]")
+        answers = f"<answer>{score:g}</answer>" * count
+        return answers.removeprefix("<answer>") if sampling.regex else answers
+
+    return judge
+
+
+def _load_adapted_judge(folder: Path) -> Script:
+    """Load a judge that gives the `score` in the adapter's configuration.
+
+    With `fail_once`, only the first process that loads it fails; with `fail`, every process does. The file `blocked`
+    beside the configuration makes loading fail too.
+    """
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    if settings.get("fail") or (folder / "blocked").exists():
+        raise RuntimeError("its weights are damaged")
+    if settings.get("fail_once"):
+        with contextlib.suppress(FileExistsError):
+            (folder / "failed").touch(exist_ok=False)
+            raise RuntimeError("out of memory on this replica")
+    return _build_adapted_judge(settings.get("score", 2))
+
+
+adapted_judge = _build_adapted_judge(1)
+"""Judge that gives every response the score 1, or that of the adapter that it loads."""
+adapted_judge.load_adapter = _load_adapted_judge  # type: ignore[attr-defined]
 
 
 def deaf_judge(prompt: str, sampling: Sampling) -> str:

@@ -25,14 +25,14 @@ from flex_judge.reward.client.api_key import has_short_key, hash_keys, read_keys
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.logs import LogConfig, open_log_file
 from flex_judge.reward.serving.cluster import Cluster, preview_local_cluster
-from flex_judge.reward.serving.config import ServiceConfig
+from flex_judge.reward.serving.config import DEFAULT_ADAPTER_RANK, ServiceConfig
 
 PLACEMENT, ACCESS = "placement", "access and limits"
 """Headings in the help."""
 NO_FLAGS = frozenset(
     {"affinity", "affinity_slack", "health_check_period_s", "health_check_timeout_s", "upscale_delay_s"}
     | {"downscale_delay_s", "max_items", "max_bodies_mib", "retain_s", "openrlhf_deadline_s", "end_of_turn"}
-    | {"replicas", "api_key", "rubrics"}
+    | {"replicas", "api_key", "rubrics", "allow_adapter_updates"}
 )
 """Settings of a service that the command sets itself or leaves at their defaults."""
 
@@ -80,6 +80,19 @@ class ServeRun:
         metavar="FILE",
         group=ACCESS,
     )
+    allow_adapter_updates: str | None = setting(
+        None,
+        "Folder with LoRA adapters that clients may put in the place of the judge's while the service runs (default: "
+        "none)",
+        metavar="FOLDER",
+        group=ACCESS,
+    )
+    max_adapter_rank: PositiveInt | None = setting(
+        None,
+        f"Maximum rank of these adapters (default: {DEFAULT_ADAPTER_RANK})",
+        metavar="N",
+        group=ACCESS,
+    )
 
     def __post_init__(self) -> None:
         if self.replicas is not None and self.service.autoscale is not None:
@@ -88,6 +101,8 @@ class ServeRun:
         for path in self.allow_rubric:
             load_rubric(path)
         load_rubric(self.gateway_config.openrlhf.rubric)
+        if self.max_adapter_rank is not None and self.allow_adapter_updates is None:
+            raise UsageError("--max-adapter-rank needs --allow-adapter-updates FOLDER; add it, or leave the rank out")
         if self.log_config.log_file is not None:
             open_log_file(self.log_config.log_file).close()
         # A dry run on a cluster that is large enough for the replicas.
@@ -105,9 +120,16 @@ class ServeRun:
         return replace(
             self.service.gateway,
             api_key=read_keys(self.api_key) if self.api_key is not None else None,
-            # Absolute, because replicas have other working directories.
+            # Paths are absolute, because replicas have other working directories.
             rubrics=tuple(str(Path(path).resolve()) for path in self.allow_rubric),
+            allow_adapter_updates=self.adapter_folder,
         )
+
+    @property
+    def adapter_folder(self) -> str | None:
+        """Absolute path of the folder with adapters that clients may load."""
+        folder = self.allow_adapter_updates
+        return None if folder is None else str(Path(folder).expanduser().resolve())
 
     @property
     def judge_config(self) -> JudgeConfig:
@@ -115,6 +137,8 @@ class ServeRun:
         judge = self.service.judge
         # Absolute, because replicas have other working directories.
         engine = replace(judge.engine, ledger=str(Path(self.ledger).resolve())) if self.ledger else judge.engine
+        if self.max_adapter_rank is not None:
+            engine = replace(engine, max_adapter_rank=self.max_adapter_rank)
         return JudgeConfig(engine, set_think_budget(judge.settings, engine.model, self.max_think_tokens))
 
     @property
@@ -130,6 +154,8 @@ class ServeRun:
             UsageError: the judge cannot be loaded, or this machine is too small.
         """
         check_judge(self.judge_config)
+        if not self.address and self.adapter_folder is not None and not Path(self.adapter_folder).is_dir():
+            raise UsageError(f"--allow-adapter-updates {self.allow_adapter_updates}: no such folder; create it first")
         cluster = None if self.address else preview_local_cluster()
         if cluster is not None:
             service = self.build_service_config(cluster)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from traceback import clear_frames
@@ -12,20 +14,19 @@ from typing import Any
 import torch
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
-from flex_judge.judges.engines.base import EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.engines.adapters import AdaptedEngine, Adapter
+from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.engines.hardware import choose_dtype, count_cuda_devices
+from flex_judge.judges.engines.hf.adapters import ModelAdapters
 from flex_judge.judges.engines.hf.media import EncodedPrompt, MediaEncoder, collate_prompts
-from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
-from flex_judge.judges.errors import GenerationError, JudgeError, UsageError
-from flex_judge.judges.models.adapters import check_adapter, resolve_architecture
+from flex_judge.judges.engines.hf.sampling import CancelledRows, LogprobRecorder, RowSampler
+from flex_judge.judges.engines.threaded import EngineCall, EngineRequest, ThreadedEngine
+from flex_judge.judges.errors import AdapterError, EngineLostError, GenerationError, JudgeError, UsageError, to_one_line
+from flex_judge.judges.models.adapters import check_adapter
 from flex_judge.judges.models.checkpoints import Checkpoint, open_checkpoint
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class _EncodedRequest:
 
     request: EngineRequest
     prompt: EncodedPrompt
-    batch_key: Sampling
-    """Sampling without sample index and seed. Requests with equal keys can share a batch."""
+    batch_key: tuple[Sampling, str | None]
+    """Sampling without sample index and seed, and adapter. Requests with equal keys can share a batch."""
 
 
 class HFEngine(ThreadedEngine):
@@ -77,6 +78,8 @@ class HFEngine(ThreadedEngine):
         self.device = "cuda" if count_cuda_devices() else "cpu"
         self._eos = checkpoint.stop_ids
         self.max_batch = config.max_batch
+        self._max_adapter_rank = config.max_adapter_rank
+        self._checkpoint = checkpoint
         self._waiting: list[_EncodedRequest] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
@@ -85,13 +88,33 @@ class HFEngine(ThreadedEngine):
     def _load_weights(self, checkpoint: Checkpoint, dtype: str, model: Any) -> None:
         if model is None:
             torch_dtype = getattr(torch, choose_dtype(dtype, on_gpu=self.device == "cuda"))
-            model = _load_model(checkpoint, torch_dtype).to(self.device)
+            self._adapters = ModelAdapters(checkpoint, torch_dtype, self._max_adapter_rank > 0)
+            model = self._adapters.model.to(self.device)
         else:
             self.device = str(model.device)
+            self._adapters = ModelAdapters(checkpoint, model.dtype, False, model)
         self.model: Any = model.eval()
         # Checkpoints ship sampling defaults, such as a repetition penalty. Only the request's parameters may apply.
         self.model.generation_config = GenerationConfig()
         self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
+
+    async def load_adapter(self, adapter: Adapter) -> Engine:
+        """Load an adapter next to the others, see `AdapterHost.load_adapter`."""
+        if not self._adapters.can_change:
+            raise AdapterError(f"adapter {adapter.name!r}: the engine was started without max_adapter_rank; set it")
+        checkpoint = self._checkpoint.with_adapter(adapter.folder, adapter.identity)
+        try:
+            await asyncio.to_thread(check_adapter, checkpoint)
+            name = await self._call_in_thread(lambda: self._adapters.add(checkpoint))
+        except EngineLostError:
+            raise
+        except Exception as e:  # whatever is wrong with the files concerns this adapter only
+            raise AdapterError(f"adapter {adapter.name!r}: cannot be loaded: {to_one_line(e)[:300]}") from e
+        return AdaptedEngine(self, name, checkpoint.model_id, lambda: self._free_adapter(name))
+
+    def _free_adapter(self, name: str) -> None:
+        with suppress(EngineLostError):  # its memory is free already
+            self._enqueue(EngineCall(lambda: self._adapters.remove(name)))
 
     def _run_step(self, new: list[EngineRequest]) -> bool:
         while new:
@@ -104,7 +127,7 @@ class HFEngine(ThreadedEngine):
             except Exception as e:  # noqa: BLE001 - costs this request, not the others
                 request.resolve(_build_generation_error(e))
             else:
-                batch_key = replace(request.sampling, sample_index=0, seed=None)
+                batch_key = replace(request.sampling, sample_index=0, seed=None), request.adapter
                 self._waiting.append(_EncodedRequest(request, prompt, batch_key))
             new.pop(0)
         self._waiting = [item for item in self._waiting if not item.request.is_cancelled]
@@ -121,10 +144,11 @@ class HFEngine(ThreadedEngine):
         Raises:
             Exception: a request failed and a plain one fails too; the engine is at fault, for example a broken GPU.
         """
-        batch_key, seeds = batch[0].batch_key, [item.request.sampling.seed for item in batch]
+        (batch_key, adapter), seeds = batch[0].batch_key, [item.request.sampling.seed for item in batch]
         results: Sequence[Generation | Exception]
         try:
             cancelled_rows = CancelledRows([item.request for item in batch], one_by_one=not batch_key.regex)
+            self._adapters.activate(adapter)
             results = self._generate_batch([item.prompt for item in batch], batch_key, seeds, cancelled_rows)
         except Exception as e:  # noqa: BLE001 - costs its request, not the others
             clear_frames(e.__traceback__)  # frees the memory of the failed batch
@@ -148,7 +172,7 @@ class HFEngine(ThreadedEngine):
         return [item.request for item in self._waiting]
 
     def _free_model(self) -> None:
-        self.model = None
+        self.model = self._adapters.model = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(
@@ -167,7 +191,7 @@ class HFEngine(ThreadedEngine):
             from xgrammar.contrib.hf import LogitsProcessor as GrammarProcessor
 
             processors.append(GrammarProcessor(self._grammar(sampling.regex)))
-        recorder = _LogprobRecorder(sampling.logprob_token_ids)
+        recorder = LogprobRecorder(sampling.logprob_token_ids)
         if sampling.logprob_token_ids:
             processors.append(recorder)
         if sampling.temperature > 0:
@@ -213,88 +237,6 @@ class HFEngine(ThreadedEngine):
         return xgrammar.GrammarCompiler(info).compile_regex(regex)
 
 
-class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
-    """Record log-probabilities of selected tokens at each step, after the grammar mask and before temperature."""
-
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        self.token_ids = list(token_ids)
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.steps.append(torch.log_softmax(scores.float(), dim=-1)[:, self.token_ids].cpu())
-        return scores
-
-    def get_logprobs(self, row: int) -> list[dict[int, float]]:
-        return [dict(zip(self.token_ids, step[row].tolist(), strict=True)) for step in self.steps]
-
-
 def _build_generation_error(error: Exception) -> GenerationError:
     log.error("a request failed", exc_info=error)
     return GenerationError(f"the engine failed to compute this comparison: {type(error).__name__}: {error!s:.300}")
-
-
-def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """Load the text-generating model with its adapter, if any."""
-    check_adapter(checkpoint)
-    model = resolve_architecture(checkpoint).from_pretrained(checkpoint.path, dtype=dtype)
-    if checkpoint.adapter is None:
-        return model
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, checkpoint.adapter)
-    # A merged adapter costs no time, but half-precision weights would round much of its small change away.
-    return adapted.merge_and_unload() if dtype == torch.float32 else adapted.get_base_model()
-
-
-class CancelledRows(StoppingCriteria):  # type: ignore[misc]
-    """End the rows of a batch whose requests were cancelled, so that no tokens are generated for nobody."""
-
-    def __init__(self, requests: Sequence[EngineRequest], one_by_one: bool) -> None:
-        """Watch the requests of a batch.
-
-        Args:
-            requests: the request of each row.
-            one_by_one: end each cancelled row, or only all rows together. A grammar does not accept the padding of a
-                row that was ended before its end.
-        """
-        self._requests = tuple(requests)
-        self._one_by_one = one_by_one
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
-        """Return a mask of the rows to end."""
-        cancelled = [request.is_cancelled for request in self._requests]
-        if not self._one_by_one:
-            cancelled = [all(cancelled)] * len(cancelled)
-        return torch.tensor(cancelled, dtype=torch.bool, device=input_ids.device)
-
-
-class RowSampler(LogitsProcessor):  # type: ignore[misc]
-    """Sample each row with its own seed by adding Gumbel noise, so that the argmax is a sample.
-
-    Must be the last processor. It makes a seeded request independent of the other rows of its batch, which
-    transformers' own sampling is not.
-    """
-
-    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int | None], device: str) -> None:
-        """Create the noise generators.
-
-        Args:
-            temperature: above 0.
-            top_p: above 0, at most 1.
-            seeds: seed of each row; None uses torch's global generator.
-            device: device of the scores. The same seed gives different samples on different kinds of devices.
-        """
-        self._warpers = LogitsProcessorList()
-        if temperature != 1:
-            self._warpers.append(TemperatureLogitsWarper(float(temperature)))
-        if top_p < 1:
-            self._warpers.append(TopPLogitsWarper(top_p))
-        self._generators = [None if seed is None else torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Add Gumbel noise to the warped scores."""
-        scores = self._warpers(input_ids, scores).float()
-        noise = torch.empty_like(scores)
-        for row, generator in zip(noise, self._generators, strict=True):
-            row.exponential_(generator=generator)  # -log of an exponential variable has a Gumbel distribution
-        return scores - noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from flex_judge.judges.engines.adapters import Adapter, AdapterHost
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 from flex_judge.judges.engines.recording.replay import record_model
-from flex_judge.judges.errors import EngineLostError
+from flex_judge.judges.errors import AdapterError, EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
 P = ParamSpec("P")
@@ -25,8 +26,13 @@ class RecordingEngine:
     differ in `Sampling.sample_index` or `Sampling.seed`.
     """
 
-    def __init__(self, engine: Engine, ledger: Ledger) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, owner: RecordingEngine | None = None) -> None:
         """Wrap an engine and record its model in the ledger.
+
+        Args:
+            engine: engine that computes.
+            ledger: ledger of its generations.
+            owner: recording engine that owns the ledger, if `engine` is another adapter on its model.
 
         Raises:
             LedgerError: the model cannot be recorded.
@@ -46,7 +52,9 @@ class RecordingEngine:
         self._pending: dict[tuple[asyncio.AbstractEventLoop, bytes], _SharedTask] = {}
         # SQLite may wait for other processes, which must not block an event loop. One thread is enough, because a
         # connection runs one statement at a time.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._owner = owner
+        own_worker = ThreadPoolExecutor(1, thread_name_prefix="ledger") if owner is None else None
+        self._worker: ThreadPoolExecutor = own_worker or owner._worker  # type: ignore[union-attr]
         record_model(ledger, engine)
 
     async def generate(
@@ -74,6 +82,13 @@ class RecordingEngine:
             if shared.is_done and self._pending.get(task_key) is shared:
                 del self._pending[task_key]
 
+    async def load_adapter(self, adapter: Adapter) -> Engine:
+        """Load an adapter into the inner engine; its generations go to the same ledger, under its own model id."""
+        if not isinstance(self.engine, AdapterHost):
+            raise AdapterError(f"adapter {adapter.name!r}: the {self.name} engine cannot load an adapter while it runs")
+        engine = await self.engine.load_adapter(adapter)
+        return await self._run_on_worker(RecordingEngine, engine, self.ledger, self._owner or self)
+
     async def check_health(self) -> None:
         """Check the inner engine, see `Engine.check_health`."""
         await self.engine.check_health()
@@ -81,6 +96,8 @@ class RecordingEngine:
     def close(self) -> None:
         """Close the inner engine, write pending generations, and close the ledger. Idempotent."""
         self.engine.close()
+        if self._owner is not None:
+            return
         self._worker.shutdown()
         self.ledger.close()
 

@@ -20,12 +20,8 @@ from torch import set_num_threads  # imported by name, because vllm replaces tor
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.engines.hardware import choose_dtype
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
-from flex_judge.judges.engines.vllm.inputs import (
-    build_adapter_arguments,
-    build_adapter_request,
-    build_media_arguments,
-    build_prompt,
-)
+from flex_judge.judges.engines.vllm.adapters import AdapterLoading, build_adapter_arguments, build_adapter_request
+from flex_judge.judges.engines.vllm.inputs import build_media_arguments, build_prompt
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 from flex_judge.judges.errors import EngineLostError, GenerationError, JudgeError, UsageError
 from flex_judge.judges.media.prepared import PreparedMedia
@@ -68,7 +64,7 @@ def _set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-class _VLLMBase:
+class _VLLMBase(AdapterLoading):
     """Engine arguments, sampling parameters and output conversion of both vllm engines."""
 
     name = "vllm"
@@ -85,6 +81,7 @@ class _VLLMBase:
         self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
+        self._checkpoint, self._max_adapter_rank = checkpoint, config.max_adapter_rank
         self._adapter = build_adapter_request(checkpoint)
         on_cpu = current_platform.is_cpu()  # depends on the installed vllm build, not on the machine's hardware
         self.engine_args: dict[str, Any] = {
@@ -100,7 +97,7 @@ class _VLLMBase:
             "logprobs_mode": "raw_logprobs",
             "generation_config": "vllm",  # ignore the checkpoint's sampling defaults; only the request's apply
             **build_media_arguments(checkpoint.profile),
-            **build_adapter_arguments(checkpoint),
+            **build_adapter_arguments(checkpoint, config.max_adapter_rank, on_cpu),
         }
         self.engine_args |= (
             {"block_size": CPU_BLOCK, "worker_cls": "flex_judge.judges.engines.vllm.cpu_worker.SeededWorker"}
@@ -180,15 +177,20 @@ class AsyncVLLMEngine(_VLLMBase):
         self._probed_at = 0.0
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia] = ()
+        self,
+        prompt_token_ids: Sequence[int],
+        sampling: Sampling,
+        media: Sequence[PreparedMedia] = (),
+        adapter: Any = None,
     ) -> Generation:
-        """Continue one prompt, see `Engine.generate`."""
+        """Continue one prompt, see `SupportsAdapters.generate`."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         prompt = build_prompt(prompt_token_ids, media, self._placeholders, self.max_model_len)
         request_id = str(next(self._ids))
-        stream = self._llm.generate(prompt, self._build_params(sampling), request_id, lora_request=self._adapter)
+        lora = adapter or self._adapter
+        stream = self._llm.generate(prompt, self._build_params(sampling), request_id, lora_request=lora)
         try:
             outputs = [output async for output in stream]
         except EngineDeadError as e:
@@ -196,6 +198,14 @@ class AsyncVLLMEngine(_VLLMBase):
         except (ValueError, VLLMClientError) as e:
             raise _build_usage_error(e) from e
         return self._build_generation(outputs[-1], sampling)
+
+    async def _add_lora(self, request: Any) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._llm.add_lora(request)
+        except EngineDeadError as e:
+            raise EngineLostError(f"the vllm engine died: {e}") from e
 
     async def check_health(self) -> None:
         """Raise EngineLostError if the engine died or has not answered a probe for `stall_s` seconds."""
@@ -244,6 +254,9 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
             set_num_threads(threads)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
+    async def _add_lora(self, request: Any) -> None:
+        await self._call_in_thread(lambda: self._llm.add_lora(request))
+
     def _run_step(self, new: list[EngineRequest]) -> bool:
         from vllm.exceptions import VLLMClientError
 
@@ -254,7 +267,7 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
             try:
                 prompt = build_prompt(request.prompt, request.media, self._placeholders, self.max_model_len)
                 params = self._build_params(request.sampling)
-                self._llm.add_request(request_id, prompt, params, lora_request=self._adapter)
+                self._llm.add_request(request_id, prompt, params, lora_request=request.adapter or self._adapter)
             except JudgeError as e:  # an invalid request is the caller's error, not the engine's end
                 request.resolve(e)
             except (ValueError, VLLMClientError) as e:

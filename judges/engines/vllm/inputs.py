@@ -1,23 +1,17 @@
-"""Conversion of prompts, media and LoRA adapters for vllm. Imports vllm only to create its objects."""
+"""Conversion of prompts and media for vllm."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.judges.errors import MediaError, UsageError
+from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
-from flex_judge.judges.models.adapters import check_adapter, read_adapter_shapes
-from flex_judge.judges.models.checkpoints import Checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, check_media_content
-from flex_judge.judges.models.omni import resolve_omni_adapter
 from flex_judge.judges.models.profiles import Profile
 
 MEDIA_PER_PROMPT = 64  # for each modality; vllm allows one by default
-ENCODERS = ("model.visual.", "visual.", "audio_tower.")  # prefixes of the modules that vllm applies no LoRA to
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # maximum ranks that vllm can be configured for
 
 
 def build_prompt(
@@ -93,37 +87,3 @@ def build_media_arguments(profile: Profile) -> dict[str, Any]:
     if not profile.placeholders:
         return {}
     return {"limit_mm_per_prompt": {modality.value: MEDIA_PER_PROMPT for modality in profile.placeholders}}
-
-
-def build_adapter_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Build the engine arguments for a checkpoint's adapter.
-
-    Raises:
-        UsageError: the adapter does not fit the model, changes its encoders, or has too large a rank for vllm.
-    """
-    if checkpoint.adapter is None:
-        return {}
-    check_adapter(checkpoint)
-    if any(name.startswith(ENCODERS) for name in read_adapter_shapes(checkpoint.adapter)):
-        raise UsageError(
-            f"adapter {checkpoint.adapter}: changes the model's encoders, which vllm would ignore; "
-            "use --engine transformers"
-        )
-    config = json.loads((checkpoint.adapter / "adapter_config.json").read_text())
-    rank = max([config.get("r", 8), *config.get("rank_pattern", {}).values()])
-    if rank > LORA_RANKS[-1]:
-        raise UsageError(
-            f"adapter {checkpoint.adapter}: rank {rank} is above vllm's maximum of {LORA_RANKS[-1]}; "
-            "use --engine transformers"
-        )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
-
-
-def build_adapter_request(checkpoint: Checkpoint) -> Any:
-    """Build the LoRARequest that applies the adapter to a request; None without an adapter."""
-    folder = resolve_omni_adapter(checkpoint)
-    if folder is None:
-        return None
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest("adapter", 1, str(folder))

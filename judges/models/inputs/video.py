@@ -73,7 +73,7 @@ class Timeline:
     """Frames per second declared in the header, for a video of a single frame."""
 
     def resample(self, target_fps: float) -> tuple[int, float]:
-        """Return a number of frames and a constant rate that show the video as it is.
+        """Return a number of frames and a constant rate that show the video at its own speed.
 
         These are the frames themselves if their rate is constant. Otherwise the rate is that of the shorter frames, or
         `target_fps` if that is higher: a slide show is sampled like a recording of it.

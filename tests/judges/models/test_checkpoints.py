@@ -9,7 +9,7 @@ import pytest
 from lazy import lazy
 from tiny_models import CONTEXT, random_adapter, tiny_llama, tiny_qwen_omni, tiny_qwen_vl
 
-from flex_judge.judges.engines.vllm.inputs import build_adapter_arguments
+from flex_judge.judges.engines.vllm.adapters import build_adapter_arguments
 from flex_judge.judges.errors import ModelNotFoundError, UsageError
 from flex_judge.judges.models import resolve_adapter
 from flex_judge.judges.models.adapters import check_adapter, read_adapter_shapes

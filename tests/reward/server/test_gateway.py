@@ -509,6 +509,8 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
             "/v1/media/{modality}/{digest}",
             "/get_reward",
             "/rm",
+            "/v1/adapters",
+            "/v1/adapters/{name}",
             "/v1/models",
             "/v1/rubrics",
             "/version",

@@ -206,3 +206,30 @@ def test_the_oldest_work_may_end_in_any_order() -> None:
             now[0] = 3.0
             assert (len(times), times.get_oldest_age_s()) == (2, 3.0)
     assert (len(times), durations) == (0, [3.0])
+
+
+async def test_gauges_follow_a_new_model_and_counters_of_two_models_are_kept() -> None:
+    gateway = make_service(HeldJudge())
+    metrics = gateway.metrics
+
+    def list_models(name: str, text: str) -> set[str]:
+        return {s.labels["model"] for family in parse_scrape(text).values() for s in family.samples if s.name == name}
+
+    async with client(gateway) as http:
+        await http.post("/v1/judge", json=comparisons("a"))
+        for model, counted in (("b", {MODEL, "b"}), ("c", {"b", "c"}), ("b", {"b", "c"})):
+            metrics.set_model(model)
+            await http.post("/v1/judge", json=comparisons("a"))
+            text = (await http.get("/metrics")).text
+            assert list_models("flex_judge_pending_limit", text) == {model}
+            assert list_models("flex_judge_ready", text) == {model}
+            assert list_models("flex_judge_judgments_total", text) == counted
+            assert list_models("flex_judge_judgment_seconds_count", text) == counted
+            assert list(find_problems(text)) == []
+        values = list_values(text)
+    counted_under_b = [
+        value
+        for (name, labels), value in values.items()
+        if name == "flex_judge_judgments_total" and ("model", "b") in labels
+    ]
+    assert sum(counted_under_b) == 2

@@ -29,6 +29,7 @@ from flex_judge.reward.server.logs import ROOT_LOGGER, TEXT_LOGGER, LogConfig, c
 from flex_judge.reward.serving.ingress import ReplicaSender
 from flex_judge.reward.serving.logs import copy_log
 from flex_judge.reward.serving.replica import JudgeReplica
+from flex_judge.reward.serving.replica_adapters import ReplicaAdapters
 
 SECRET = "a text that nobody may read"
 KEYS = "alice:first-key\nbob:second-key"
@@ -177,6 +178,7 @@ async def test_replicas_log_failures_with_the_id_of_the_request(error: Exception
     replica = object.__new__(JudgeReplica)  # its own constructor needs Ray Serve
     replica.id, replica._recorder, replica._work_scope = "1", None, ""
     replica.judge = FlexJudge(ScriptedEngine(fail))
+    replica.adapters = ReplicaAdapters(replica.judge, "1")
     handle = SimpleNamespace(judge_one=SimpleNamespace(remote=lambda *a, **k: asyncio.ensure_future(_call(*a, **k))))
 
     async def _call(*arguments: Any, **options: Any) -> Judgment:
