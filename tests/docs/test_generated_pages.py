@@ -18,6 +18,9 @@ from flex_judge.experiments import cli
 
 def list_nav(entries: list[Any]) -> Iterator[str]:
     for entry in entries:
+        if isinstance(entry, str):  # the page of a section, which has the section's title
+            yield entry
+            continue
         for value in entry.values():
             yield from [value] if isinstance(value, str) else list_nav(value)
 
