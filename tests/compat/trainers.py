@@ -97,7 +97,6 @@ _ALL = (
         runs="gather_trajectory_groups, captured rollouts, RULER, group rollouts of PipelineTrainer",
         requirements=("openpipe-art",),
         distribution="openpipe-art",
-        python=">=3.12",
     ),
     Trainer(
         name="skyrl",
@@ -122,7 +121,6 @@ _ALL = (
             "tqdm",
             "uvicorn",
         ),
-        python=">=3.12",
     ),
     Trainer(
         name="areal",
@@ -160,7 +158,6 @@ _ALL = (
             "wandb",
         ),
         without_dependencies=("areal",),
-        python=">=3.11,<3.13",
     ),
 )
 TRAINERS = {trainer.name: trainer for trainer in _ALL}
