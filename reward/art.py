@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flex_judge.judges.conversations.messages import ASSISTANT, View
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.judges.validation.floats import require_finite_float
-from flex_judge.reward.integrations.rows import ConvertedRows
+from flex_judge.reward.integrations.converted import ConvertedRows
 from flex_judge.reward.integrations.scoring import ConversationScorer
 from flex_judge.reward.integrations.training import UnscoredStreak
 from flex_judge.reward.types import Reward

@@ -22,8 +22,7 @@ from uuid import uuid4
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
-from flex_judge.judges.judgments import Status
+from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
@@ -120,11 +119,7 @@ class JudgeAgentExecutor(SingleTurnAgentExecutor):
     async def _judge_completion(self, prompt: str, response: str, images: Any) -> Reward:
         columns = {"images": [images] if isinstance(images, str | Mapping) else images} if images else {}
         row = {"prompt": prompt, "response": response, "columns": columns, "group": self._group}
-        converted = RowConverter().convert_rows([row], "prompt")
-        try:
-            (reward,) = converted.insert_failures(await self._client.rewards(converted.samples, self._spec))
-        except ServiceTimeoutError as e:
-            return Reward(None, Status.TIMEOUT, detail=str(e))
+        (reward,) = await RowConverter().convert_rows([row], "prompt").judge(self._client, self._spec)
         return reward
 
     async def _compute_score(self, reward: Reward) -> float:

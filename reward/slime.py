@@ -28,7 +28,7 @@ from pydantic import ValidationError, model_validator
 from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UnscoredError, UsageError
-from flex_judge.reward.integrations.rows import END_OF_TURN, strip_end_of_turn
+from flex_judge.reward.integrations.end_of_turn import END_OF_TURN, strip_end_of_turn
 from flex_judge.reward.integrations.service import ServiceSettings, judge_rows, require_values
 from flex_judge.reward.integrations.training import UnscoredStreak, get_run_id
 from flex_judge.reward.types import Reward

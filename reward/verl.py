@@ -34,7 +34,7 @@ from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS
 from flex_judge.judges.conversations.messages import View
-from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError, UsageError
+from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
 from flex_judge.reward.client.client import JudgeClient
@@ -47,7 +47,7 @@ from flex_judge.reward.integrations.single_completions import (
     get_fill_value,
     require_group_size,
 )
-from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
+from flex_judge.reward.types import Method, Normalization, RewardKind, RewardSpec
 
 # Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
 # without registering it there.
@@ -167,12 +167,7 @@ async def compute_score(
     converter = RowConverter(view, {**MEDIA_COLUMNS, **columns})
     row = _build_row(solution_str, info, prompt_key, baseline)
     group = " ".join(str(name) for name in (run, info.get(GROUP_KEY)) if name) or None
-    converted = converter.convert_rows([{**row, "group": group}], "extra_info")
-    try:
-        (result,) = converted.insert_failures(await client.rewards(converted.samples, spec))
-    except ServiceTimeoutError as e:
-        logger.warning("%s", e)
-        result = Reward(None, Status.TIMEOUT, detail=str(e))
+    (result,) = await converter.convert_rows([{**row, "group": group}], "extra_info").judge(client, spec)
     if result.status == Status.INVALID_INPUT:
         logger.warning("a completion cannot be judged: %s", result.detail)
     score = fill_value if result.value is None else result.value

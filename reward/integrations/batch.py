@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flex_judge.judges.judgments import Status
-from flex_judge.reward.integrations.rows import ConvertedRows
+from flex_judge.reward.integrations.converted import ConvertedRows
 from flex_judge.reward.settings import RewardSettings
 from flex_judge.reward.turns import split_sample
 from flex_judge.reward.types import Reward, Sample

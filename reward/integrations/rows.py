@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS, PROMPT_COLUMNS, TOOLS_COLUMN, read_row_prompt
@@ -19,48 +18,12 @@ from flex_judge.judges.conversations.reader import ConversationReader
 from flex_judge.judges.conversations.values import is_missing
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.extras import is_instance_of
-from flex_judge.judges.judgments import Status
 from flex_judge.judges.media import opening as media
 from flex_judge.judges.media.files import MAX_PIXELS, convert_decoder_errors
 from flex_judge.judges.media.opening import open_local_media
 from flex_judge.judges.media.types import Media, Modality
-from flex_judge.reward.types import Reward, Sample
-
-END_OF_TURN = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<eos>",
-    "<|end|>",
-    "<|return|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<｜end▁of▁sentence｜>",
-    "<pad>",
-    "<|pad|>",
-)
-"""End-of-turn and padding tokens of common model families."""
-
-
-@dataclass(frozen=True)
-class ConvertedRows:
-    """Samples of one call, without the rows that cannot be read."""
-
-    samples: list[Sample]
-    """Samples of the readable rows, in order."""
-    problems: dict[int, str]
-    """Index of an unreadable row -> reason."""
-
-    def insert_failures(self, rewards: Sequence[Reward]) -> list[Reward]:
-        """Return one reward per row: the sample's, or `invalid_input` for an unreadable row."""
-        remaining = iter(rewards)
-        return [
-            Reward(None, Status.INVALID_INPUT, detail=self.problems[i]) if i in self.problems else next(remaining)
-            for i in range(len(rewards) + len(self.problems))
-        ]
+from flex_judge.reward.integrations.converted import ConvertedRows
+from flex_judge.reward.types import Sample
 
 
 class RowConverter:
@@ -191,21 +154,6 @@ def list_rows(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 def _is_column(values: Any, count: int) -> bool:
     return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) == count
-
-
-def strip_end_of_turn(text: str, tokens: Sequence[str]) -> str:
-    """Strip all end-of-turn tokens from the end of a response, and the white space between and after them.
-
-    White space before the first of these tokens belongs to the response and is kept.
-    """
-    length = end = len(text)
-    while True:
-        while end and text[end - 1].isspace():
-            end -= 1
-        token = next((t for t in tokens if t and text.endswith(t, 0, end)), None)
-        if token is None:
-            return text[:length]
-        length = end = end - len(token)
 
 
 ORIENTATION_TAG = 0x0112

@@ -11,6 +11,7 @@ from flex_judge.judges.conversations.messages import View, select_view
 from flex_judge.judges.errors import ServiceTimeoutError, UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.integrations.converted import report_timeout
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
 from flex_judge.reward.turns import NO_TURN, Granularity, check_turn_spec, split_sample
@@ -70,21 +71,11 @@ class ConversationScorer:
             UsageError: the service rejects the settings.
             ServiceUnavailableError: the service judged nothing in the calls before this one either.
         """
-        converted = RowConverter(self._view).convert_rows(rows)
-        try:
-            rewards = await self._judge.rewards(converted.samples, self.spec)
-        except ServiceTimeoutError as e:
-            rewards = _report_timeout(e, len(converted.samples))
-        return converted.insert_failures(rewards)
+        return await RowConverter(self._view).convert_rows(rows).judge(self._judge, self.spec)
 
     def score_rows_sync(self, rows: Rows) -> list[Reward]:
         """Score rows from code without an event loop, see `score_rows`."""
-        converted = RowConverter(self._view).convert_rows(rows)
-        try:
-            rewards = self._judge.rewards_sync(converted.samples, self.spec)
-        except ServiceTimeoutError as e:
-            rewards = _report_timeout(e, len(converted.samples))
-        return converted.insert_failures(rewards)
+        return RowConverter(self._view).convert_rows(rows).judge_sync(self._judge, self.spec)
 
     async def score_turns(self, row: Mapping[str, Any], granularity: Granularity = "turn") -> list[Reward]:
         """Score each turn or step of the response of a row, see `flex_judge.reward.turns`.
@@ -105,27 +96,17 @@ class ConversationScorer:
         try:
             return await self._judge.rewards(turns, self.spec)
         except ServiceTimeoutError as e:
-            return _report_timeout(e, len(turns))
+            return report_timeout(e, len(turns))
 
     def score_last_turn_sync(self, row: Mapping[str, Any], granularity: Granularity = "turn") -> Reward:
         """Score the last turn or step of the response of a row, from code without an event loop."""
         check_turn_spec(self.spec, granularity)
         converted = RowConverter().convert_rows([row])
         turns = [self._split(sample, granularity)[-1] for sample in converted.samples]
-        try:
-            rewards = self._judge.rewards_sync(turns, self.spec)
-        except ServiceTimeoutError as e:
-            rewards = _report_timeout(e, len(turns))
-        (reward,) = converted.insert_failures(rewards)
+        (reward,) = replace(converted, samples=turns).judge_sync(self._judge, self.spec)
         return reward
 
     def _split(self, sample: Sample, granularity: Granularity) -> list[Sample]:
         # The response is split after it was read: only a prompt may name local files, and its turns become prompts.
         turns = split_sample(sample, granularity)
         return [replace(turn, response=select_view(turn.response, self._view)) for turn in turns]
-
-
-def _report_timeout(error: ServiceTimeoutError, count: int) -> list[Reward]:
-    """Build the rewards of a call without any response. The client raises a different error for the next one."""
-    logger.warning("%s; the %d responses of this call have no score", error, count)
-    return [Reward(None, Status.TIMEOUT, detail=str(error)) for _ in range(count)]

@@ -9,8 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from flex_judge.judges.conversations.messages import View
-from flex_judge.judges.errors import ServiceTimeoutError, UnscoredError
-from flex_judge.judges.judgments import Status
+from flex_judge.judges.errors import UnscoredError
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.rows import RowConverter
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
@@ -96,12 +95,7 @@ async def judge_rows(
         UsageError: the service rejects the key or the settings.
         ServiceUnavailableError: the service judges nothing in consecutive calls.
     """
-    converted = RowConverter(view).convert_rows(rows, "rollouts")
-    try:
-        rewards = await client.rewards(converted.samples, spec)
-    except ServiceTimeoutError as e:
-        rewards = [Reward(None, Status.TIMEOUT, detail=str(e)) for _ in converted.samples]
-    return converted.insert_failures(rewards)
+    return await RowConverter(view).convert_rows(rows, "rollouts").judge(client, spec)
 
 
 def require_values(rewards: Sequence[Reward]) -> list[float]:

@@ -12,7 +12,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.judges.validation.classes import Metavar, NonNegativeFloat, PositiveFloat, PositiveInt, settings_class
 from flex_judge.judges.validation.flat import SettingsSection
 from flex_judge.reward.client.api_key import hash_keys
-from flex_judge.reward.integrations.rows import END_OF_TURN
+from flex_judge.reward.integrations.end_of_turn import END_OF_TURN
 from flex_judge.reward.types import RewardSpec
 
 MIB = 1 << 20

@@ -27,7 +27,7 @@ from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.rubrics.rubric import Rubric
 from flex_judge.reward.groups.rewards import scale_score
-from flex_judge.reward.integrations.rows import strip_end_of_turn
+from flex_judge.reward.integrations.end_of_turn import strip_end_of_turn
 from flex_judge.reward.server.auth import check_depth, parse_strict_json
 from flex_judge.reward.server.decoding import expect_text
 from flex_judge.reward.server.errors import FieldError

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from served import free_port
 
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.reward.slime import SlimeSettings, judge_reward, normalize_rewards
@@ -65,6 +66,7 @@ def test_unscored_samples_have_no_part_in_their_group(estimator: str) -> None:
 
 async def test_a_dead_service_never_gives_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEX_JUDGE_DEADLINE_S", "0.2")
-    args = SimpleNamespace(rm_url="http://127.0.0.1:9/rm", group_rm=False)
+    # A port of its own: a client counts the calls without an answer for each address.
+    args = SimpleNamespace(rm_url=f"http://127.0.0.1:{free_port()}/rm", group_rm=False)
     with pytest.raises(UnscoredError, match=r"timeout: .*--group-rm"):
         await judge_reward(args, make_sample())

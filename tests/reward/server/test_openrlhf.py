@@ -14,7 +14,7 @@ from web import HeldJudge, client, wait_until
 
 from flex_judge.judges import Comparison, Judgment, Media, Status
 from flex_judge.judges.types import content_to_text
-from flex_judge.reward.integrations.rows import strip_end_of_turn
+from flex_judge.reward.integrations.end_of_turn import strip_end_of_turn
 from flex_judge.reward.server.gateway import Gateway, GatewayConfig
 from flex_judge.reward.types import RewardSpec
 
