@@ -27,6 +27,7 @@ from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.rubrics import list_rubrics, load_rubric
 
 JUDGE_WITHOUT_FALLBACK = replace(SETTINGS, forced_answer=False)
+TRAINERS = ("areal", "art", "nemo_gym", "openrlhf", "skyrl", "skyrl_gym", "verifiers")
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 """Path in the first line of an example -> code of the example."""
@@ -72,7 +73,11 @@ def test_every_public_module_in_the_text_exists() -> None:
     modules |= {f"flex_judge.reward.{name}" for name in re.findall(r"`\.(\w+)`", TEXT)}
     assert "flex_judge.reward.verl" in modules
     for name in modules:
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as e:  # plug-ins import their trainer, which tests/compat installs
+            if (e.name or "").partition(".")[0] not in TRAINERS:
+                raise
 
 
 def test_every_marker_in_the_text_exists() -> None:
