@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import math
 import os
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,8 @@ from flex_judge import AsyncJudgeReward, JudgeReward
 PROMPTS = ["What is 2 + 3?", "What is 7 + 8?"]
 GENERATIONS = 4
 TEXTS = ["says=2", "says=4", "mumble", "says=6"]
-RANKS_TIMEOUT_S = 240
+RANKS_TIMEOUT_S = 120
+LOG_MARK = "log of the first step: "
 QUIET = {
     "max_steps": 2,
     "logging_steps": 1,
@@ -155,37 +157,33 @@ def check_online_dpo(checks: Checks, folder: str, url: str) -> None:
 def check_ranks(checks: Checks, folder: str, url: str) -> None:
     """Train GRPO on two ranks, which share each group."""
     with checks.check("GRPOTrainer on two ranks: groups over both ranks are whole"):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        command = [sys.executable, "-P", __file__, url, folder]
-        ranks = [
-            subprocess.Popen(
-                command,
-                env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
+        # torchrun chooses the port itself, and ends both ranks if one fails.
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [sys.executable, "-P", *launcher, __file__, url, folder]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         try:
-            outputs = [rank.communicate(timeout=RANKS_TIMEOUT_S) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        assert [rank.returncode for rank in ranks] == [0, 0], "".join(errors[-2000:] for _, errors in outputs)
-        log = json.loads(outputs[0][0].splitlines()[-1])
+            output, errors = process.communicate(timeout=RANKS_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, errors = process.communicate()
+        assert process.returncode == 0, f"status {process.returncode}: {errors[-4000:]}"
+        log = json.loads(next(line for line in output.splitlines() if line.startswith(LOG_MARK)).removeprefix(LOG_MARK))
         check_log(log, 0.5)
 
 
 def train_rank(url: str, folder: str) -> None:
     """Train as one of two ranks, and print the log of the first step."""
+    # Shows where a rank hangs, before the time limit ends it.
+    faulthandler.dump_traceback_later(RANKS_TIMEOUT_S - 20, exit=False)
     reward = JudgeReward(url, method="round_robin", reward="win_rate", group_size=GENERATIONS)
     arguments = GRPOConfig(**make_arguments(folder, ranks=2))
     trainer = GRPOTrainer(folder, reward, args=arguments, train_dataset=load_questions())
     trainer.train()
-    print(json.dumps(trainer.state.log_history[0] if trainer.state.log_history else {}))
+    if trainer.accelerator.is_main_process:
+        print(f"\n{LOG_MARK}{json.dumps(trainer.state.log_history[0])}", flush=True)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
