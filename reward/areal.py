@@ -22,6 +22,7 @@ from uuid import uuid4
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.reward.integrations.scoring import ConversationScorer
+from flex_judge.reward.integrations.single_completions import require_group_size
 from flex_judge.reward.turns import Granularity
 from flex_judge.reward.types import Reward
 
@@ -77,11 +78,7 @@ class EpisodeJudge:
             UsageError: a setting has an invalid value or conflicts with another one.
         """
         self._scorer = ConversationScorer(judge, api_key=api_key, deadline_s=deadline_s, view=view, **spec)
-        if self._scorer.spec.needs_group and self._scorer.spec.group_size is None:
-            raise UsageError(
-                "group_size is missing: completions are compared with each other, and AReaL makes them one by one; set "
-                "it to gconfig.n_samples"
-            )
+        require_group_size(self._scorer.spec, "set it to gconfig.n_samples")
         self._run = _PROCESS_ID if run is None else run
         self.tokenizer = tokenizer
 

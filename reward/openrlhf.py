@@ -22,12 +22,17 @@ from uuid import uuid4
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-from flex_judge.judges.errors import UnscoredError, UsageError
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.rubrics import get_rubric
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
-from flex_judge.reward.integrations.single_completions import Unscored, get_fill_value, require_group_size
+from flex_judge.reward.integrations.single_completions import (
+    Unscored,
+    choose_value,
+    get_fill_value,
+    require_group_size,
+)
 from flex_judge.reward.types import Reward, RewardSpec
 
 CONCURRENCY = 64
@@ -104,11 +109,7 @@ class JudgeAgentExecutor(SingleTurnAgentExecutor):
         start, end = output["action_ranges"][-1]
         response = hf_tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=True)
         reward = await self._judge_completion(prompt, response, images)
-        value = self._fill_value if reward.value is None else reward.value
-        if value is None:
-            raise UnscoredError(
-                f"a completion has no score ({reward.status}: {reward.detail}), and unscored is 'raise'"
-            )
+        value = choose_value(reward, self._fill_value)
         logs = {
             "judge_ok": float(reward.value is not None),
             "judge_group_whole": float(reward.is_whole),
@@ -124,7 +125,7 @@ class JudgeAgentExecutor(SingleTurnAgentExecutor):
 
     async def _compute_score(self, reward: Reward) -> float:
         """Scale the score to the range from 0 to 1, by which OpenRLHF filters prompts; NaN without a score."""
-        score = reward.score if reward.expected is None else reward.expected
+        score = reward.best_score
         if reward.value is None or score is None:
             return math.nan
         if self._scale is None:

@@ -99,7 +99,7 @@ class RewardSettings(RewardSpec):
     @property
     def spec(self) -> RewardSpec:
         """The settings that define how completions become rewards."""
-        return RewardSpec(**self.to_json())
+        return RewardSpec.from_fields(self)
 
 
 class RewardFields(TypedDict, total=False):

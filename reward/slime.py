@@ -29,11 +29,11 @@ from flex_judge.judges.conversations.columns import PROMPT_COLUMNS
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UnscoredError, UsageError
 from flex_judge.reward.integrations.end_of_turn import END_OF_TURN, strip_end_of_turn
+from flex_judge.reward.integrations.environment import name_variable
 from flex_judge.reward.integrations.service import ServiceSettings, judge_rows, require_values
 from flex_judge.reward.integrations.training import UnscoredStreak, get_run_id
 from flex_judge.reward.types import Reward
 
-VARIABLE_PREFIX = "FLEX_JUDGE_"
 RM_PATH = "/rm"
 POST_PROCESS_PATH = "flex_judge.reward.slime.normalize_rewards"
 GROUP_NORMALIZED = ("grpo", "gspo", "cispo", "reinforce_plus_plus_baseline")
@@ -138,7 +138,7 @@ def normalize_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], l
 
 def _list_variables() -> list[tuple[str, str]]:
     """List the settings of SlimeSettings in the environment; other variables of this project are left out."""
-    names = {VARIABLE_PREFIX + name.upper(): name for name in SlimeSettings.model_fields}
+    names = {name_variable(name): name for name in SlimeSettings.model_fields}
     return sorted((names[name], value) for name, value in os.environ.items() if name in names and value.strip())
 
 
@@ -149,7 +149,7 @@ def _read_settings(rm_url: str, variables: tuple[tuple[str, str], ...]) -> Slime
         return SlimeSettings.model_validate(values)
     except ValidationError as e:
         error = e.errors(include_url=False)[0]
-        names = "".join(f"{VARIABLE_PREFIX}{str(name).upper()}: " for name in error["loc"])
+        names = "".join(f"{name_variable(str(name))}: " for name in error["loc"])
         raise UsageError(f"{names}{error['msg'].removeprefix('Value error, ')}") from e
 
 

@@ -179,7 +179,7 @@ class TurnMethods(ABC):
         spec = spec or RewardSpec()
         check_turn_spec(spec, granularity)
         turns = [split_sample(sample, granularity) for sample in samples]
-        return _regroup_rewards(turns, await self.rewards(_flatten_turns(turns), spec))
+        return regroup_rewards(turns, await self.rewards(flatten_turns(turns), spec))
 
     def turn_rewards_sync(
         self, samples: Sequence[Sample], spec: RewardSpec | None = None, granularity: Granularity = "turn"
@@ -188,13 +188,15 @@ class TurnMethods(ABC):
         spec = spec or RewardSpec()
         check_turn_spec(spec, granularity)
         turns = [split_sample(sample, granularity) for sample in samples]
-        return _regroup_rewards(turns, self.rewards_sync(_flatten_turns(turns), spec))
+        return regroup_rewards(turns, self.rewards_sync(flatten_turns(turns), spec))
 
 
-def _flatten_turns(turns_by_sample: Sequence[Sequence[Sample]]) -> list[Sample]:
+def flatten_turns(turns_by_sample: Sequence[Sequence[Sample]]) -> list[Sample]:
+    """List the turns of all samples."""
     return [turn for turns in turns_by_sample for turn in turns]
 
 
-def _regroup_rewards(turns_by_sample: Sequence[Sequence[Sample]], rewards: Sequence[Reward]) -> list[list[Reward]]:
+def regroup_rewards(turns_by_sample: Sequence[Sequence[Sample]], rewards: Sequence[Reward]) -> list[list[Reward]]:
+    """Assign the rewards of all turns to the samples that the turns belong to."""
     remaining = iter(rewards)
     return [[next(remaining) for _ in turns] for turns in turns_by_sample]

@@ -90,6 +90,15 @@ class RewardSpec:
         """Convert to a dict of JSON values, as services take it; fields of a subclass are left out."""
         return {f.name: getattr(self, f.name) for f in fields(RewardSpec)}
 
+    @staticmethod
+    def from_fields(source: object) -> RewardSpec:
+        """Build it from the attributes of an object that has all of its fields.
+
+        Raises:
+            UsageError: a value is invalid.
+        """
+        return RewardSpec(**{f.name: getattr(source, f.name) for f in fields(RewardSpec)})
+
     def compute_group_id(self, sample: Sample) -> str:
         """Hash the prompt (with media), the group name and these settings to the identity of the sample's group."""
         identity = [sample.to_comparison(self.rubric).prompt_digest, sample.group, self.to_json()]
@@ -154,6 +163,11 @@ class Reward:
     """Tokens of those comparisons. Each comparison's tokens are split evenly (rounded down) among its completions."""
     model: str = ""
     """Name and fingerprint of the judge model; empty if there was no judgment."""
+
+    @property
+    def best_score(self) -> float | None:
+        """The expected score where there is one, else the written score; None without a verdict."""
+        return self.score if self.expected is None else self.expected
 
     @property
     def is_whole(self) -> bool:

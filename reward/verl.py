@@ -34,16 +34,17 @@ from typing import Any
 
 from flex_judge.judges.conversations.columns import MEDIA_COLUMNS
 from flex_judge.judges.conversations.messages import View
-from flex_judge.judges.errors import UnscoredError, UsageError
+from flex_judge.judges.errors import UsageError
 from flex_judge.judges.judgments import Status
 from flex_judge.judges.media.types import Modality
-from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.client.client import URL_VARIABLE, JudgeClient
 from flex_judge.reward.integrations.local import resolve_judge
 from flex_judge.reward.integrations.rows import RowConverter
 from flex_judge.reward.integrations.single_completions import (
     GROUP_KEY,
     GROUP_SIZE_KEY,
     ROLLOUT_PROMPT_KEY,
+    choose_value,
     get_fill_value,
     require_group_size,
 )
@@ -52,7 +53,6 @@ from flex_judge.reward.types import Method, Normalization, RewardKind, RewardSpe
 # Do not define dataclasses here: they look up their module in sys.modules, and verl may load this file by its path
 # without registering it there.
 
-URL_VARIABLE = "FLEX_JUDGE_URL"
 CONCURRENCY = 64
 PROMPT_KEY = "question"
 """Key of the prompt in `extra_info`, without a `prompt_key`; if it is missing, the rollout's messages are used."""
@@ -170,9 +170,7 @@ async def compute_score(
     (result,) = await converter.convert_rows([{**row, "group": group}], "extra_info").judge(client, spec)
     if result.status == Status.INVALID_INPUT:
         logger.warning("a completion cannot be judged: %s", result.detail)
-    score = fill_value if result.value is None else result.value
-    if score is None:
-        raise UnscoredError(f"a completion has no score ({result.status}: {result.detail}), and unscored is 'raise'")
+    score = choose_value(result, fill_value)
     # verl collects these values into columns, so every call must return the same keys.
     return {
         "score": score,

@@ -240,7 +240,7 @@ def _is_unbroken_tie(match: Match) -> bool:
 
 def _reward_sort_key(reward: Reward) -> tuple[float, float]:
     """Return the sort key of a response: its rank, then its expected (or written) score."""
-    score = reward.score if reward.expected is None else reward.expected
+    score = reward.best_score
     # A response that was judged alone has no rank.
     return 0.5 if reward.rank is None else reward.rank, -math.inf if score is None else score
 

@@ -11,10 +11,10 @@ import ast
 import functools
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from flex_judge.experiments.common.progress import JSON_FLAG, JSON_HELP, set_json_progress
 from flex_judge.judges.errors import UsageError, suggest_name, to_one_line
@@ -92,6 +92,28 @@ def load_config(
     """
     values = load_values(config, arguments)
     return build_settings(config, {**(defaults or {}), **values}, format_flag)
+
+
+class _ModuleParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the flags")
+
+
+def parse_module_flags(module: str, description: str | None, config: type[Config], argv: Sequence[str]) -> Config:
+    """Parse the flags of a module with a command line of its own, such as a study.
+
+    Args:
+        module: dotted name of the module, and its step if it has several.
+        description: description in the help.
+        config: settings class.
+        argv: the flags.
+
+    Raises:
+        UsageError: a flag or a value is invalid.
+    """
+    parser = _ModuleParser(prog=f"python -m {module}", description=description, allow_abbrev=False)
+    add_flags(parser, config)
+    return load_config(config, parser.parse_args(argv))
 
 
 def load_values(config: type[Any], arguments: argparse.Namespace) -> dict[str, Any]:

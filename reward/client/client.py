@@ -35,7 +35,8 @@ from flex_judge.reward.client.transport import Connection
 from flex_judge.reward.turns import TurnMethods
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
-KEY_VARIABLE = "FLEX_JUDGE_API_KEY"
+KEY_VARIABLE, URL_VARIABLE = "FLEX_JUDGE_API_KEY", "FLEX_JUDGE_URL"
+"""Environment variables with the key and the address of the service; only some trainers' adapters read the latter."""
 HEALTH_TIMEOUT_S = 10.0
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from typing import Any
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.integrations.converted import ConvertedRows
 from flex_judge.reward.settings import RewardSettings
-from flex_judge.reward.turns import split_sample
+from flex_judge.reward.turns import flatten_turns, regroup_rewards, split_sample
 from flex_judge.reward.types import Reward, Sample
 
 
@@ -54,12 +54,11 @@ class PreparedBatch:
         self.turns = [split_sample(sample, settings.granularity) for sample in converted.samples]
         if settings.combination == "last":
             self.turns = [turns[-1:] for turns in self.turns]
-        self.samples = [turn for turns in self.turns for turn in turns]
+        self.samples = flatten_turns(self.turns)
 
     def regroup_rewards(self, rewards: Sequence[Reward]) -> list[list[Reward]]:
         """Return the rewards of the turns of each row; a row that cannot be read has one, with the reason."""
-        remaining = iter(rewards)
-        turns = iter([[next(remaining) for _ in turns] for turns in self.turns])
+        turns = iter(regroup_rewards(self.turns, rewards))
         problems = self.converted.problems
         return [
             [Reward(None, Status.INVALID_INPUT, detail=problems[i])] if i in problems else next(turns)

@@ -10,16 +10,14 @@ from typing import Any
 
 from flex_judge.judges.errors import UsageError, suggest_name
 from flex_judge.judges.validation.flat import build_settings, flatten_settings
+from flex_judge.reward.client.client import URL_VARIABLE
 from flex_judge.reward.integrations.training import check_extra_rewards
 from flex_judge.reward.settings import RewardSettings
 
 PREFIX = "FLEX_JUDGE_"
-URL_VARIABLE = "FLEX_JUDGE_URL"
 EXTRA_REWARDS_VARIABLE = "FLEX_JUDGE_EXTRA_REWARDS"
-OTHER_VARIABLES = frozenset(
-    f"{PREFIX}{name}"
-    for name in ("CACHE", "CLUSTER", "COMPAT_CACHE", "LAUNCHED_COMMAND", "MAX_BODY_MIB", "RELEASES", "STARTED_BY")
-) | {f"{PREFIX}UMASK"}
+_OTHER_NAMES = "CACHE", "CLUSTER", "COMPAT_CACHE", "LAUNCHED_COMMAND", "MAX_BODY_MIB", "RELEASES", "STARTED_BY", "UMASK"
+OTHER_VARIABLES = frozenset(f"{PREFIX}{name}" for name in _OTHER_NAMES)
 """Variables that configure other parts of this project."""
 _FOREIGN_VARIABLE = re.compile(
     PREFIX + r"(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)\w*)?))"

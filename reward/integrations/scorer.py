@@ -167,14 +167,15 @@ class BatchScorer:
         settings, rows = self.settings, prepared.list_rows()
         lengths = self._measure_lengths(prepared.batch, rows)
         values = [reward.value for reward in rewards]
-        prompts = ["" if row is None else row.to_comparison("").prompt_digest for row in rows]
         metrics: dict[str, float] = {}
-        if (mean := training.compute_mean(lengths)) is not None:
-            metrics["length_mean"] = mean
-        if (regression := regress_on_length(values, lengths, prompts)) is not None:
-            metrics["length_slope"] = regression.slope
-            if regression.correlation is not None:
-                metrics["length_correlation"] = regression.correlation
+        if prepared.batch.log_metric is not None:  # else nobody sees them, and the digests of large media take time
+            prompts = ["" if row is None else row.to_comparison("").prompt_digest for row in rows]
+            if (mean := training.compute_mean(lengths)) is not None:
+                metrics["length_mean"] = mean
+            if (regression := regress_on_length(values, lengths, prompts)) is not None:
+                metrics["length_slope"] = regression.slope
+                if regression.correlation is not None:
+                    metrics["length_correlation"] = regression.correlation
         if settings.length_limit is not None:
             penalties = [0.0 if length is None else compute_length_penalty(length, settings) for length in lengths]
             metrics["length_penalty"] = training.compute_mean(penalties) or 0.0

@@ -59,8 +59,7 @@ class ConversationScorer:
         self.spec = RewardSpec(**spec)
         if self.spec.method == "baseline":
             raise UsageError("method 'baseline' has no answers to compare with here; choose another method")
-        limits = {"concurrency": CONCURRENCY} if isinstance(judge, str) else {}
-        self._judge = resolve_judge(judge, api_key, deadline_s, **limits)
+        self._judge = resolve_judge(judge, api_key, deadline_s, concurrency=CONCURRENCY)
         self._view: View = view
         RowConverter(view)  # checks the view
 

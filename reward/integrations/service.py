@@ -10,11 +10,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from flex_judge.judges.conversations.messages import View
 from flex_judge.judges.errors import UnscoredError
-from flex_judge.reward.client.client import JudgeClient
+from flex_judge.reward.client.client import URL_VARIABLE, JudgeClient
 from flex_judge.reward.integrations.rows import RowConverter
 from flex_judge.reward.types import Method, Normalization, Reward, RewardKind, RewardSpec
-
-URL_VARIABLE = "FLEX_JUDGE_URL"
 
 
 class ServiceSettings(BaseModel):
@@ -70,14 +68,7 @@ class ServiceSettings(BaseModel):
         Raises:
             UsageError: a setting is invalid.
         """
-        return RewardSpec(
-            rubric=self.rubric,
-            method=self.method,
-            reward=self.reward,
-            normalize=self.normalize,
-            group_size=self.group_size,
-            group_timeout_s=self.group_timeout_s,
-        )
+        return RewardSpec.from_fields(self)
 
 
 async def judge_rows(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from flex_judge.judges.errors import UsageError
-from flex_judge.reward.types import RewardSpec
+from flex_judge.judges.errors import UnscoredError, UsageError
+from flex_judge.reward.types import Reward, RewardSpec
 
 GROUP_KEY, GROUP_SIZE_KEY, ROLLOUT_PROMPT_KEY = "uid", "rollout_n", "raw_prompt"
 """Keys that verl's `JudgeRewardManager` adds to `extra_info`: id and size of the group, and the rollout's messages."""
@@ -43,3 +43,15 @@ def get_fill_value(unscored: str, spec: RewardSpec) -> float | None:
     if unscored not in fill_values:
         raise UsageError(f"unscored must be one of {', '.join(fill_values)}, not {unscored!r}")
     return fill_values[unscored]
+
+
+def choose_value(reward: Reward, fill_value: float | None) -> float:
+    """Return the value of a reward, or the fill value of an unscored completion.
+
+    Raises:
+        UnscoredError: there is neither.
+    """
+    value = fill_value if reward.value is None else reward.value
+    if value is None:
+        raise UnscoredError(f"a completion has no score ({reward.status}: {reward.detail}), and unscored is 'raise'")
+    return value

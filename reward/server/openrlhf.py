@@ -113,7 +113,7 @@ _METRICS: dict[str, Callable[[Reward], float]] = {
 
 def _scale_to_unit(reward: Reward, rubric: Rubric) -> float | None:
     """Scale a reward's score to 0..1; None without a score."""
-    score = reward.score if reward.expected is None else reward.expected
+    score = reward.best_score
     return None if reward.value is None or score is None else scale_score(score, rubric)
 
 

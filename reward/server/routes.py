@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -154,7 +154,7 @@ async def _handle_rewards(
 ) -> Mapping[str, Any]:
     _check_item_count(gateway, request.samples, "samples")
     try:
-        spec = RewardSpec(**{field.name: getattr(request, field.name) for field in fields(RewardSpec)})
+        spec = RewardSpec.from_fields(request)
     except UsageError as e:  # its message starts with the name of the field
         field, _, problem = str(e).partition(" ")
         raise FieldError.at_field(field, problem) from e

@@ -6,25 +6,19 @@ Usage: `python -m flex_judge.experiments.studies.arithmetic_loop [loop|judge|abl
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from flex_judge.experiments.common.command_line import record_command
-from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.experiments.common.flags import parse_module_flags
 from flex_judge.experiments.common.stopping import run_process, run_stoppable
-from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
 
 PROGRAM = "arithmetic loop"
+MODULE = "flex_judge.experiments.studies.arithmetic_loop"
 STEPS = ("loop", "judge", "ablations")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists the flags")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,16 +32,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _run_step(argv: Sequence[str]) -> int:
     step, flags = (argv[0], argv[1:]) if argv and argv[0] in STEPS else (STEPS[0], argv)
-    record_command(["python", "-m", "flex_judge.experiments.studies.arithmetic_loop", *argv])
+    record_command(["python", "-m", MODULE, *argv])
     require_extras("the arithmetic loop", "serve", "train", "eval")
     config, run = _find_step(step)
-    parser = _Parser(
-        prog=f"python -m flex_judge.experiments.studies.arithmetic_loop {step}",
-        description=__doc__,
-        allow_abbrev=False,
-    )
-    add_flags(parser, config)
-    print(run(load_config(config, parser.parse_args(flags))))
+    print(run(parse_module_flags(f"{MODULE} {step}", __doc__, config, flags)))
     return 0
 
 

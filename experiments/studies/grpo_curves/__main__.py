@@ -6,24 +6,17 @@ compared with the truth at every step. Fixed answers, the canaries, are judged b
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from flex_judge.experiments.common.command_line import record_command
-from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.experiments.common.flags import parse_module_flags
 from flex_judge.experiments.common.stopping import run_process, run_stoppable
-from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
 
 PROGRAM = "grpo curves"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists the flags")
+MODULE = "flex_judge.experiments.studies.grpo_curves"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,18 +29,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run_study(argv: Sequence[str]) -> int:
-    record_command(["python", "-m", "flex_judge.experiments.studies.grpo_curves", *argv])
+    record_command(["python", "-m", MODULE, *argv])
     require_extras("the GRPO curves", "serve", "train", "eval")
     # Imported here, because the optional dependencies have to be checked first.
     from flex_judge.alignment.reporting.markdown import to_markdown
     from flex_judge.experiments.studies.grpo_curves.page import build_results_table
     from flex_judge.experiments.studies.grpo_curves.run import GrpoCurvesRun, run_study
 
-    parser = _Parser(
-        prog="python -m flex_judge.experiments.studies.grpo_curves", description=__doc__, allow_abbrev=False
-    )
-    add_flags(parser, GrpoCurvesRun)
-    config = load_config(GrpoCurvesRun, parser.parse_args(argv))
+    config = parse_module_flags(MODULE, __doc__, GrpoCurvesRun, argv)
     print(f"{to_markdown(build_results_table(run_study(config)))}\nReport: {Path(config.out) / 'report.html'}")
     return 0
 

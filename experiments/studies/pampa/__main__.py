@@ -5,24 +5,17 @@ Usage: `python -m flex_judge.experiments.studies.pampa --data FILE --policy MODE
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from flex_judge.experiments.common.command_line import record_command
-from flex_judge.experiments.common.flags import add_flags, load_config
+from flex_judge.experiments.common.flags import parse_module_flags
 from flex_judge.experiments.common.stopping import run_process, run_stoppable
-from flex_judge.judges.errors import UsageError
 from flex_judge.judges.extras import require_extras
 
 PROGRAM = "pampa"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists the flags")
+MODULE = "flex_judge.experiments.studies.pampa"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,15 +28,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run_study(argv: Sequence[str]) -> int:
-    record_command(["python", "-m", "flex_judge.experiments.studies.pampa", *argv])
+    record_command(["python", "-m", MODULE, *argv])
     require_extras("the study of molecules", "serve", "train", "eval", "molecules")
     # Imported here, because the optional dependencies have to be checked first.
     from flex_judge.experiments.studies.pampa.config import CaseStudyRun
     from flex_judge.experiments.studies.pampa.run import main as run_study
 
-    parser = _Parser(prog="python -m flex_judge.experiments.studies.pampa", description=__doc__, allow_abbrev=False)
-    add_flags(parser, CaseStudyRun)
-    config = load_config(CaseStudyRun, parser.parse_args(argv))
+    config = parse_module_flags(MODULE, __doc__, CaseStudyRun, argv)
     run_study(config)
     print(f"{(Path(config.out) / 'table.md').read_text()}\nReport: {Path(config.out) / 'report.html'}")
     return 0

@@ -53,8 +53,9 @@ class RecordingEngine:
         # SQLite may wait for other processes, which must not block an event loop. One thread is enough, because a
         # connection runs one statement at a time.
         self._owner = owner
-        own_worker = ThreadPoolExecutor(1, thread_name_prefix="ledger") if owner is None else None
-        self._worker: ThreadPoolExecutor = own_worker or owner._worker  # type: ignore[union-attr]
+        self._worker: ThreadPoolExecutor = (
+            ThreadPoolExecutor(1, thread_name_prefix="ledger") if owner is None else owner._worker
+        )
         record_model(ledger, engine)
 
     async def generate(
