@@ -8,7 +8,7 @@ from typing import Any
 from flex_judge.judges.conversations.guards import convert_foreign_errors
 from flex_judge.judges.conversations.messages import Message
 from flex_judge.judges.conversations.reader import ConversationReader
-from flex_judge.judges.conversations.values import is_empty, to_plain_value
+from flex_judge.judges.conversations.values import is_missing_medium, to_plain_value
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Modality
 
@@ -40,7 +40,7 @@ def find_media(
     for modality, names in columns.items():
         for name in names:
             sources = {name + place: source for place, source in _list_sources(row.get(name), modality).items()}
-            if all(is_empty(source) for source in sources.values()):
+            if all(map(is_missing_medium, sources.values())):
                 continue
             others = found.get(modality)
             if others is None:

@@ -35,7 +35,13 @@ from flex_judge.judges.conversations.parts import (
     unwrap_source,
 )
 from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
-from flex_judge.judges.conversations.values import describe_value, is_empty, to_mapping, to_plain_value
+from flex_judge.judges.conversations.values import (
+    describe_value,
+    is_empty,
+    is_missing_medium,
+    to_mapping,
+    to_plain_value,
+)
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
@@ -114,7 +120,7 @@ class ConversationReader:
                 opened[modality] = [
                     self._open(modality, unwrap_source(source), name)
                     for name, source in sources.items()
-                    if not is_empty(source)
+                    if not is_missing_medium(source)
                 ]
             plain = to_plain_value(prompt)
             if isinstance(plain, str):

@@ -65,6 +65,12 @@ def is_empty(value: Any) -> bool:
     return False
 
 
+def is_missing_medium(source: Any) -> bool:
+    """Return whether an entry of a media column is null or an empty text. An empty list or object is an error of it."""
+    source = to_plain_value(source)
+    return source is None or (isinstance(source, str | bytes) and not source)
+
+
 def describe_value(value: Any) -> str:
     """Describe a value in an error message; null, true and false as in JSON."""
     if value is None or isinstance(value, bool):

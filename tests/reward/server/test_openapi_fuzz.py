@@ -86,6 +86,9 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 REFUSED: list[dict[str, Any]] = [
     {"images": [["AAA"]]},
+    {"video": [[]]},
+    {"audio": {}},
+    {"molecules": [{}, None]},
     {"images": 1},
     {"images": [{"unknown": "a"}]},
     {"responses": []},
