@@ -34,6 +34,7 @@ LARGE_HEAD_BYTES = 65 << 10
 START_TIMEOUT_S = 180.0
 """Default time limit for a local Ray to start. Ray's own limit of 30 s is too short for a busy machine."""
 PACKAGE = "flex_judge"
+AUTH_VARIABLE = "RAY_AUTH_MODE"
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -71,7 +72,8 @@ def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S
         start_timeout_s: maximum time for a local Ray to start, in seconds.
 
     Raises:
-        ClusterError: there is no Ray cluster of the installed Ray version at the address.
+        ClusterError: there is no Ray cluster of the installed Ray version at the address, or it asks for no token and
+            this process would.
         UsageError: a package in the current folder would hide the installed one from Ray's workers.
         MissingExtraError: the extra `serve` is not installed.
     """
@@ -91,13 +93,13 @@ def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S
     # to another replica, which does not have them in its prefix cache.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     os.environ.setdefault(PROXY_CALLBACK_VARIABLE, PROXY_CALLBACK)
-    if address and _is_local_address(address) and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # must be set before Ray is imported
-    import ray
-    from ray._private import worker
-
-    print_message = worker.print_to_stdstream
     with ExitStack() as stack:
+        if address:
+            stack.enter_context(_authenticate_like(address))  # before the import of Ray, which reads it
+        import ray
+        from ray._private import worker
+
+        print_message = worker.print_to_stdstream
         stack.callback(setattr, worker, "print_to_stdstream", print_message)
         if not address:
             stack.enter_context(run_cleanup_process())
@@ -137,7 +139,7 @@ def check_address(address: str) -> None:
         ClusterError: nothing listens at the address.
     """
     if address == "auto":
-        if not os.environ.get("RAY_ADDRESS") and not _find_local_cluster():
+        if not os.environ.get("RAY_ADDRESS") and not _find_local_clusters():
             raise ClusterError(
                 "no Ray cluster runs on this machine; start one with: ray start --head, name one with --address "
                 "HOST:PORT, or leave --address out"
@@ -168,11 +170,13 @@ def has_proxy_limits(url: str) -> bool:
         return False
 
 
-def _find_local_cluster() -> bool:
-    """Whether a Ray cluster runs on this machine."""
+def _find_local_clusters() -> set[str]:
+    """Return the addresses of the Ray clusters that have a node on this machine."""
     import psutil
 
-    return any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"]))
+    option = "--gcs-address="
+    raylets = (p.info["cmdline"] or [] for p in psutil.process_iter(["name", "cmdline"]) if p.info["name"] == "raylet")
+    return {part.removeprefix(option) for command in raylets for part in command if part.startswith(option)}
 
 
 def _is_local_address(address: str) -> bool:
@@ -226,11 +230,57 @@ def _join_cluster(ray_module: ray, address: str) -> None:  # type: ignore[valid-
         ) from e
 
 
-def _has_token() -> bool:
-    """Whether Ray would find an authentication token.
+@contextmanager
+def _authenticate_like(address: str) -> Iterator[None]:
+    """Use token authentication until the block ends if and only if a cluster does.
 
-    A cluster on this machine requires the token if there is one, but `ray.init` does not send it to an explicit
-    address unless RAY_AUTH_MODE is set, because the address may belong to anyone.
+    Ray decides for this process alone, by RAY_AUTH_MODE, and with `auto` by whether there is a token. In a cluster
+    without tokens, a process with one could call actors but would refuse their answers, and wait for these forever.
+
+    Raises:
+        ClusterError: RAY_AUTH_MODE asks for a token, and the cluster does not.
     """
+    asked_for = {_asks_for_token(place) for place in _list_addresses(address)}
+    mode = os.environ.get(AUTH_VARIABLE)
+    if asked_for == {False} and (mode or "").lower() == "token":
+        raise ClusterError(
+            f"the Ray cluster at {address} asks for no token, and with {AUTH_VARIABLE}=token this process would refuse "
+            f"its answers; unset {AUTH_VARIABLE}, or start the cluster with it"
+        )
+    if mode is not None:
+        yield
+        return
+    if asked_for == {False}:
+        os.environ[AUTH_VARIABLE] = "disabled"
+    elif _is_local_address(address) and _has_token():  # a token is not sent to other machines unasked
+        os.environ[AUTH_VARIABLE] = "token"
+    try:
+        yield
+    finally:
+        os.environ.pop(AUTH_VARIABLE, None)
+
+
+def _list_addresses(address: str) -> set[str]:
+    """Return the addresses that may be meant by `auto`, or the address itself."""
+    if address != "auto":
+        return {address}
+    default = os.environ.get("RAY_ADDRESS", "auto")
+    return _find_local_clusters() if default == "auto" else {default}
+
+
+def _asks_for_token(address: str) -> bool | None:
+    """Return whether a cluster refuses a request without a token; None if it does not tell, for example with TLS."""
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=CONNECT_TIMEOUT_S)
+            return False
+        except grpc.RpcError as e:
+            return True if e.code() == grpc.StatusCode.UNAUTHENTICATED else None
+
+
+def _has_token() -> bool:
+    """Return whether Ray would find an authentication token."""
     default = Path.home() / ".ray" / "auth_token"
     return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or default.is_file())

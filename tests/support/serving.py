@@ -99,14 +99,14 @@ def serving(*flags: str, **environment: str) -> Iterator[Serving]:
 
 
 @contextmanager
-def running_cluster() -> Iterator[str]:
-    """Run a separate Ray cluster with `ray start` until the block ends; yields its address."""
+def running_cluster(**variables: str) -> Iterator[str]:
+    """Run a separate Ray cluster with `ray start` and these variables until the block ends; yields its address."""
     port = free_port()
     temporary = tempfile.mkdtemp(prefix="fj")  # not tmp_path, because the paths of Ray's sockets must be short
     ray = str(Path(sys.executable).with_name("ray"))
     head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     head += ["--object-store-memory=200000000", "--temp-dir", temporary, "--block"]
-    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **variables}
     cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in within(60, what="a Ray cluster"):
