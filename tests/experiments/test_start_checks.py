@@ -231,6 +231,12 @@ def test_auto_without_a_cluster(
     assert "no Ray cluster runs on this machine" in run_for_error(capsys, build_command(command, "--address", "auto"))
 
 
+def test_service_on_a_joined_cluster_needs_a_port(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert "name one" in run_for_error(capsys, build_command("serve", "--address", address))
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "serve"])
 def test_output_that_cannot_be_written(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     ending = ".jsonl" if command == "judge" else ""

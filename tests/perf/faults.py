@@ -177,7 +177,7 @@ def measure_dead_node() -> FaultResult:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1)
         try:
-            yield "--address", cluster.address
+            yield "--address", cluster.address, "--port", str(free_port())
         finally:
             cluster.shutdown()
 

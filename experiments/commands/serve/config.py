@@ -58,7 +58,7 @@ class ServeRun:
         "127.0.0.1", "Address to listen on; 0.0.0.0 for all interfaces", metavar="HOST", group=PLACEMENT
     )
     port: Annotated[int, Interval(ge=0, le=65535)] = setting(
-        8000, "Port to listen on; 0 for any free port", metavar="PORT", group=PLACEMENT
+        8000, "Port to listen on; 0 for any free port, without --address", metavar="PORT", group=PLACEMENT
     )
     every_node: bool = setting(False, "Listen on every node of the cluster, not only on its head", group=PLACEMENT)
     ledger: str | None = setting(

@@ -14,7 +14,7 @@ from flex_judge.experiments.commands.serve.config import ServeRun
 from flex_judge.experiments.common.console import build_console, print_status, reserve_stdout
 from flex_judge.experiments.common.progress import Progress, show_ray_start
 from flex_judge.experiments.common.stopping import call_on_stop, describe_stop, is_stop_requested
-from flex_judge.judges.errors import ClusterError
+from flex_judge.judges.errors import ClusterError, UsageError
 from flex_judge.reward.serving import PROXY_BODY_VARIABLE, PROXY_CALLBACK, PROXY_CALLBACK_VARIABLE
 from flex_judge.reward.serving.cluster import Cluster, check_address, connect, has_proxy_limits, is_raylet_gone
 from flex_judge.reward.serving.logs import copy_log, find_log_file, find_log_folder
@@ -42,6 +42,10 @@ def main(config: ServeRun) -> int:
     config.check_start()
     if config.address:
         check_address(config.address)
+        if config.port == 0:
+            raise UsageError(
+                "--port 0: a joined cluster listens on its head node, where no free port is known; name one"
+            )
     else:
         config = config.with_port(find_free_port(config.host, config.port))
     config, has_short_key = config.hide_key()
