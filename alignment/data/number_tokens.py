@@ -201,11 +201,11 @@ def _apply_exponents(number: Number | None, exponent: str | None, power: str | N
 
 def _find_sign(text: str, start: int) -> tuple[bool, int]:
     """Return whether a minus belongs to the number at a position, and the position of its sign."""
-    before = text[max(0, start - 12) : start]
-    match = _SIGN.search(before)
+    prefix = text[max(0, start - 12) : start]
+    match = _SIGN.search(prefix)
     if match is None:
         return False, start
-    position = start - len(before) + match.start()
+    position = start - len(prefix) + match.start()
     is_minus = _is_minus(match[1], bool(match[2]), text[max(0, position - 40) : position])
     return is_minus, position if is_minus else start
 

@@ -52,8 +52,8 @@ def find_final_number(text: str) -> Number | None:
     The number is in the last `\boxed{}`, else after the last `####`, else after the last "final answer is", else it is
     the last number of the text. A reasoning block that ends with `</think>` is left out.
     """
-    rest = text.rpartition("</think>")[2]
-    text = rest if rest.strip() else text
+    answer = text.rpartition("</think>")[2]
+    text = answer if answer.strip() else text
     boxed = _find_boxed(text)
     if boxed is not None:
         return _read_marked(boxed)
@@ -141,11 +141,11 @@ def _is_rounding(exact: Fraction, decimal: Number) -> bool:
     """Return whether a decimal is the rounding of a fraction without a finite decimal form."""
     if decimal.step is None or decimal.digits < MIN_ROUNDED_DIGITS or abs(exact - decimal.value) * 2 > decimal.step:
         return False
-    rest = exact.denominator
+    cofactor = exact.denominator
     for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    return rest > 1
+        while cofactor % prime == 0:
+            cofactor //= prime
+    return cofactor > 1
 
 
 def _is_float32(value: object) -> bool:

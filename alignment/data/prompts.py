@@ -68,9 +68,9 @@ class PromptColumns:
             UsageError: an argument has another form, or its field is unknown.
         """
         columns = ColumnMapping.from_arguments(mapping, FIELDS)
-        own = {name: names[-1] for name, names in columns.columns if name in _OWN_FIELDS and len(names) == 1}
-        others = ColumnMapping(tuple((name, names) for name, names in columns.columns if name not in own))
-        return cls(**own, keep=tuple(keep), number=number, system=system, others=others)
+        own_columns = {name: names[-1] for name, names in columns.columns if name in _OWN_FIELDS and len(names) == 1}
+        others = ColumnMapping(tuple((name, names) for name, names in columns.columns if name not in own_columns))
+        return cls(**own_columns, keep=tuple(keep), number=number, system=system, others=others)
 
     def needs_column(self, name: str) -> bool:
         """Return whether a column is read."""
@@ -79,9 +79,9 @@ class PromptColumns:
 
     def list_mapped(self) -> list[tuple[str, str]]:
         """List the columns with a name other than that of their field, as pairs of field and column."""
-        own = [(name, getattr(self, name)) for name in _OWN_FIELDS]
+        own_columns = [(name, getattr(self, name)) for name in _OWN_FIELDS]
         others = [(name, column) for name, columns in self.others.columns for column in columns]
-        return [(name, column) for name, column in own if column != getattr(PromptColumns, name)] + others
+        return [(name, column) for name, column in own_columns if column != getattr(PromptColumns, name)] + others
 
     def check_columns(self, source: Source) -> None:
         """Check that the mapped columns occur in the first rows of a source.

@@ -1,4 +1,4 @@
-"""Media and tools in columns beside a prompt: `images`, `image`, `videos`, ..., `tools`."""
+"""Media and tools in columns next to a prompt: `images`, `image`, `videos`, ..., `tools`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flex_judge.judges.conversations.guards import convert_foreign_errors
 from flex_judge.judges.conversations.messages import Message
 from flex_judge.judges.conversations.reader import ConversationReader
-from flex_judge.judges.conversations.values import is_missing_medium, to_plain_value
+from flex_judge.judges.conversations.values import is_no_medium, to_plain_value
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.media.types import Modality
 
@@ -40,13 +40,13 @@ def find_media(
     for modality, names in columns.items():
         for name in names:
             sources = {name + place: source for place, source in _list_sources(row.get(name), modality).items()}
-            if all(map(is_missing_medium, sources.values())):
+            if all(map(is_no_medium, sources.values())):
                 continue
-            others = found.get(modality)
-            if others is None:
+            earlier_sources = found.get(modality)
+            if earlier_sources is None:
                 found[modality] = sources
-            elif not all(any(_is_same(a, b) for b in others.values()) for a in sources.values()):
-                other = next(iter(others)).partition("[")[0]
+            elif not all(any(_is_same(a, b) for b in earlier_sources.values()) for a in sources.values()):
+                other = next(iter(earlier_sources)).partition("[")[0]
                 raise UsageError.at_field(name, f"differs from {other!r}, which has {modality}s too; keep one of them")
     return found
 

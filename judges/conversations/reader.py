@@ -35,13 +35,7 @@ from flex_judge.judges.conversations.parts import (
     unwrap_source,
 )
 from flex_judge.judges.conversations.tools import read_definitions, read_tool_calls
-from flex_judge.judges.conversations.values import (
-    describe_value,
-    is_empty,
-    is_missing_medium,
-    to_mapping,
-    to_plain_value,
-)
+from flex_judge.judges.conversations.values import describe_value, is_empty, is_no_medium, to_mapping, to_plain_value
 from flex_judge.judges.errors import MediaError, UsageError
 from flex_judge.judges.media.types import Media, Modality, OpenMedia
 
@@ -120,7 +114,7 @@ class ConversationReader:
                 opened[modality] = [
                     self._open(modality, unwrap_source(source), name)
                     for name, source in sources.items()
-                    if not is_missing_medium(source)
+                    if not is_no_medium(source)
                 ]
             plain = to_plain_value(prompt)
             if isinstance(plain, str):
@@ -296,7 +290,7 @@ def _finish_parts(parts: Sequence[Part | Pending]) -> Content:
 
 def _join_parts(parts: Sequence[Part | Pending]) -> Content:
     """Join the parts to one string if all of them are text."""
-    known = [part for part in parts if not isinstance(part, Pending)]
-    if all(isinstance(p, str) for p in known):
-        return "".join(str(p) for p in known)
-    return tuple(known)
+    ready = [part for part in parts if not isinstance(part, Pending)]
+    if all(isinstance(part, str) for part in ready):
+        return "".join(str(part) for part in ready)
+    return tuple(ready)

@@ -65,7 +65,7 @@ def is_empty(value: Any) -> bool:
     return False
 
 
-def is_missing_medium(source: Any) -> bool:
+def is_no_medium(source: Any) -> bool:
     """Return whether an entry of a media column is null or an empty text. An empty list or object is an error of it."""
     source = to_plain_value(source)
     return source is None or (isinstance(source, str | bytes) and not source)
