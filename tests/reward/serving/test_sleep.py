@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 import pytest
 from scripts import SETTINGS
+from served import served
 from web import HeldJudge, client, comparisons, get_results, wait_until
 
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, JudgeConfig, Judgment
 from flex_judge.judges.engines.scripted import ScriptedEngine
 from flex_judge.judges.engines.sleep import EngineSleeper
+from flex_judge.judges.errors import SleepError
+from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.server.adapters import START, AdapterSwitch, AdapterVersion
 from flex_judge.reward.server.config import GatewayConfig
 from flex_judge.reward.server.gateway import Gateway
@@ -266,3 +269,8 @@ async def test_a_service_sleeps_only_if_it_may(service: Service) -> None:
     assert config.gateway is not None
     assert config.gateway.wake_on_request
     assert not ServiceConfig(JudgeConfig(EngineConfig("smollm2-135m"))).judge.engine.allow_sleep
+
+
+def test_the_client_names_the_flag_of_a_service_that_may_not_sleep() -> None:
+    with served(HeldJudge().judge) as running, pytest.raises(SleepError, match="start it with --allow-sleep"):
+        JudgeClient(running.url).sleep_sync()

@@ -9,7 +9,6 @@ import pytest
 from serving import serving, within
 
 from flex_judge.judges import Comparison, Status
-from flex_judge.judges.errors import SleepError
 from flex_judge.reward.client import JudgeClient
 
 pytestmark = pytest.mark.slow
@@ -40,8 +39,3 @@ def test_replicas_sleep_and_wake_also_after_the_death_of_one_and_of_the_gateway(
         assert len({judgment.provenance["replica"] for judgment in client.judge_sync(comparisons)}) == 2
         assert client.sleep_sync() == 1
         client.wake_sync()
-
-
-def test_a_service_without_the_flag_names_it() -> None:
-    with serving(*FLAGS[:-1], "1") as service, pytest.raises(SleepError, match="start it with --allow-sleep"):
-        JudgeClient(service.url).sleep_sync()
