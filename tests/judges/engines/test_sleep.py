@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_a_cancelled_request_does_not_keep_an_engine_awake(name: str, engines: T
     asyncio.run(cancel_and_sleep())
     asyncio.run(sleeper.wake())
     assert generate(engine, (TEXT, []), sampling=GREEDY)[0].token_ids
+
+
+@pytest.mark.slow
+async def test_vllm_in_processes_of_its_own_gives_the_same_replies(engines: TinyEngines, tmp_path: Path) -> None:
+    adapter = str(random_adapter(engines.folder("llama"), tmp_path / "step"))
+    settings = EngineConfig(str(engines.folder("llama")), "vllm", adapter=adapter, dtype="float32", max_batch=4)
+    engine = load_engine(replace(settings, max_model_len=1024, own_process=True, allow_sleep=True))
+    ids = encode_request(engine, TEXT)
+    before = await engine.generate(ids, GREEDY)
+    for level in (1, 2):
+        await get_sleeper(engine).sleep(level)
+        with pytest.raises(EngineAsleepError):
+            await engine.generate(ids, GREEDY)
+        await engine.check_health()
+        await get_sleeper(engine).wake()
+        assert await engine.generate(ids, GREEDY) == before
+    engine.close()
 
 
 async def test_judgments_in_progress_finish_and_others_are_refused() -> None:
