@@ -71,7 +71,8 @@ class EngineSleeper:
             EngineAsleepError: the engine sleeps.
         """
         with self._lock:
-            self._check_awake()
+            if self.level:
+                raise self._build_asleep_error()
             self._num_requests += 1
         try:
             yield
@@ -110,7 +111,8 @@ class EngineSleeper:
         async with self._take_turn():
             if self.level:
                 return
-            self._falls_asleep = True
+            with self._lock:  # a judgment is either counted before this, or refused
+                self._falls_asleep = True
             try:
                 # The requests of running judgments are still taken, so that each of them can finish.
                 while self._num_judgments:
@@ -149,10 +151,6 @@ class EngineSleeper:
             yield
         finally:
             self._turn.release()
-
-    def _check_awake(self) -> None:
-        if self.level:
-            raise self._build_asleep_error()
 
     def _build_asleep_error(self) -> EngineAsleepError:
         return EngineAsleepError(f"the {self._name} engine sleeps; wake it before it judges")

@@ -121,12 +121,14 @@ class SleepSwitch:
         """Find out the state, and wake the judge if requests may do so.
 
         Raises:
-            SleepError: a replica cannot wake.
-            RetryLaterError: the state cannot be found out now.
+            RetryLaterError: the state cannot be found out now, or a replica cannot wake yet.
         """
-        await self.find_level()
-        if self._wakes_on_request and (self._level or self._falls_asleep):
-            await self.wake()
+        try:
+            await self.find_level()
+            if self._wakes_on_request and (self._level or self._falls_asleep):
+                await self.wake()
+        except SleepError as e:  # other work may still use the memory, and the request is not at fault
+            raise RetryLaterError(f"the judge could not be woken for this request: {e}", BUSY_RETRY_S) from e
 
     async def sleep(self, level: int) -> int:
         """Answer all accepted requests, then have every replica sleep. Completes even if the caller is cancelled.
@@ -160,13 +162,13 @@ class SleepSwitch:
             current = await self._load_level()
             if current:
                 return current
-            self._falls_asleep = True
-            try:
-                async with self._pause_adapters():
+            async with self._pause_adapters():
+                self._falls_asleep = True
+                try:
                     await self._drain()
                     await self._apply_level(control, level, 0)
-            finally:
-                self._falls_asleep = False
+                finally:
+                    self._falls_asleep = False
             log.info("the judge sleeps at level %d", level)
             return level
 

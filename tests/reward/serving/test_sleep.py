@@ -162,6 +162,10 @@ async def test_accepted_requests_are_answered_before_the_judge_sleeps(service: S
 async def test_a_request_may_wake_the_judge(service: Service) -> None:
     async with service.gateway(wakes=True) as http:
         await sleep(http)
+        service.replicas[0].problem = "out of memory"
+        refused = await judge(http, "answer")
+        assert (refused.status_code, "out of memory" in refused.json()["error"]) == (503, True)
+        service.replicas[0].problem = ""
         answers = await asyncio.gather(*(judge(http, f"answer {i}") for i in range(4)))
         assert {answer.status_code for answer in answers} == {200}
         assert get_levels(service) == [0, 0]
