@@ -58,6 +58,10 @@ class AdapterError(UsageError):
     """LoRA adapter that a running judge cannot load: it does not fit, or the engine is not set up for it."""
 
 
+class SleepError(UsageError):
+    """Judge that cannot be put to sleep or woken: it is not set up for it, or its memory or files are not there."""
+
+
 class ClusterError(UsageError, ConnectionError):
     """Ray cluster that does not answer or has too few resources."""
 
@@ -88,6 +92,10 @@ class VerdictParseError(JudgeError, ValueError):
 
 class EngineLostError(JudgeError, RuntimeError):
     """Engine, or process of an engine, that died. The request may be retried on another replica."""
+
+
+class EngineAsleepError(JudgeError, RuntimeError):
+    """Engine that sleeps, so that other work can use its memory. It must be woken before it computes."""
 
 
 class GenerationError(JudgeError, RuntimeError):

@@ -15,6 +15,7 @@ from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.adapters import AdapterMethods
 from flex_judge.judges.engines.base import Engine, EngineConfig
 from flex_judge.judges.engines.recording.recording import RecordingEngine
+from flex_judge.judges.engines.sleep import SleepMethods, hold_awake
 from flex_judge.judges.errors import GenerationError, LedgerError, RenderError, UsageError, is_input_error, to_one_line
 from flex_judge.judges.extras import require_extras
 from flex_judge.judges.judgments import RESPONSE_PROBLEMS, Judgment, Status
@@ -32,7 +33,7 @@ CONCURRENCY = 256
 """Default number of comparisons in progress. The engine's batch size limits the requests, see `EngineSemaphore`."""
 
 
-class FlexJudge(AdapterMethods):
+class FlexJudge(AdapterMethods, SleepMethods):
     """Scores comparisons with a judge model on one engine.
 
     Args:
@@ -77,6 +78,7 @@ class FlexJudge(AdapterMethods):
         max_model_len: int = 8192,
         ledger: str | None = None,
         max_adapter_rank: int = 0,
+        allow_sleep: bool = False,
         **settings: Any,
     ) -> FlexJudge:
         """Load a judge.
@@ -88,13 +90,14 @@ class FlexJudge(AdapterMethods):
             max_model_len: maximum length of prompt and reply together, in tokens.
             ledger: SQLite file that records generations; recorded generations are not computed again.
             max_adapter_rank: maximum rank of adapters that `load_adapter` may load; 0 loads none.
+            allow_sleep: whether `sleep` may free the engine's memory.
             **settings: fields of `JudgeSettings`.
 
         Raises:
             MissingExtraError: the extra `judge` is not installed.
         """
         config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
-        config = replace(config, max_adapter_rank=max_adapter_rank)
+        config = replace(config, max_adapter_rank=max_adapter_rank, allow_sleep=allow_sleep)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
@@ -165,9 +168,11 @@ class FlexJudge(AdapterMethods):
             UsageError: the rubric does not exist, or does not support this number of responses.
             RenderError: the model's chat template cannot be used.
             EngineLostError: the engine died; the owner of the engine decides where to retry.
+            EngineAsleepError: the engine sleeps, see `sleep`.
         """
         try:
-            return await self._judge_comparison(comparison)
+            with hold_awake(self.engine):
+                return await self._judge_comparison(comparison)
         except GenerationError as e:
             return self._make_failure(comparison, Status.FAILED, to_one_line(e), {})
         except LedgerError:  # it concerns every comparison

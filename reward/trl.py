@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from flex_judge.judges.errors import UsageError
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.integrations import training
 from flex_judge.reward.integrations.batch import RewardBatch
@@ -83,6 +85,35 @@ class JudgeReward(_BaseTrlReward):
         >>> trainer = GRPOTrainer(model=..., reward_funcs=reward, train_dataset=...)
     """
 
+    def __init__(
+        self,
+        judge: FlexJudge | JudgeClient | str,
+        settings: RewardSettings | None = None,
+        *,
+        extra_rewards: training.ExtraRewards = (),
+        sleep_between: Literal[1, 2] | None = None,
+        **fields: Unpack[RewardFields],
+    ) -> None:
+        """Configure the reward function.
+
+        Args:
+            judge: the URL of a judge service, a client of one, or a judge in this process.
+            settings: how completions are judged; None uses the defaults.
+            extra_rewards: other reward functions and their weights. Pass them here and not to the trainer: with several
+                reward functions, TRL counts an unscored completion as 0.
+            sleep_between: level at which the judge sleeps between the calls, so that the trainer can use its GPU
+                memory: 1 keeps the weights in the machine's memory, 2 discards them. The judge must allow sleep
+                (`flex-judge serve --allow-sleep`). Not for AsyncGRPOTrainer, which trains while it judges.
+            fields: fields of `RewardSettings`, which replace those of `settings`.
+
+        Raises:
+            UsageError: a setting is unknown, has an invalid value, or conflicts with another one.
+        """
+        if sleep_between not in (None, 1, 2):
+            raise UsageError(f"sleep_between must be 1, 2 or None, not {sleep_between!r}")
+        super().__init__(judge, settings, extra_rewards=extra_rewards, **fields)
+        self._sleep_between = sleep_between
+
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Judge all completions of one call.
 
@@ -103,12 +134,36 @@ class JudgeReward(_BaseTrlReward):
             UnscoredError: a completion has no score and unscored is "raise"; or no completion of several consecutive
                 calls has a score.
         """
-        judged = self._scorer.score(_build_batch(prompts, completions, columns))
+        with self._keep_awake(columns):
+            judged = self._scorer.score(_build_batch(prompts, completions, columns))
         extra_values = [
             training.call_reward(function, prompts=prompts, completions=completions, **columns)
             for function, _ in self._extra_rewards
         ]
         return self._add_extra_rewards(judged, extra_values, columns)
+
+    @contextmanager
+    def _keep_awake(self, columns: Columns) -> Iterator[None]:
+        """Keep the judge awake until all ranks have scored; with `sleep_between`, it sleeps before and after.
+
+        An error of the block leaves it awake.
+        """
+        level, judge = self._sleep_between, self._scorer.judge
+        if level is None:
+            yield
+            return
+        if "trainer_state" not in columns:
+            raise UsageError(
+                "sleep_between: this trainer passes no trainer_state, so it trains while it judges (AsyncGRPOTrainer); "
+                "leave sleep_between out"
+            )
+        judge.wake_sync()
+        yield
+        # The judge sleeps only after the slowest rank has its rewards; the others wait for it with their own training,
+        # because TRL gathers the rewards of all ranks next.
+        training.wait_for_ranks()
+        if training.is_first_rank() or not isinstance(judge, JudgeClient):
+            judge.sleep_sync(level)
 
 
 class AsyncJudgeReward(_BaseTrlReward):

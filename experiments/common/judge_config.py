@@ -26,7 +26,7 @@ MODEL, JUDGING, RESULTS = "judge model", "judging", "results"
 
 NO_FLAGS = frozenset(
     {"dtype", "threads", "kv_cache_gib", "gpu_memory_utilization", "own_process", "tensor_parallel", "stall_s"}
-    | {"ledger", "prefill", "max_think_tokens", "max_adapter_rank"}
+    | {"ledger", "prefill", "max_think_tokens", "max_adapter_rank", "allow_sleep"}
 )
 """Judge settings without a flag: commands set them or leave them at their defaults."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
+from flex_judge.judges.engines.sleep import EngineSleeper, hold_awake
 from flex_judge.judges.errors import AdapterError, EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models import resolve_adapter
@@ -80,6 +81,7 @@ class AdaptedEngine:
         self.profile: Any = engine.profile
         self.max_model_len: int = engine.max_model_len
         self.max_batch: int = engine.max_batch
+        self.sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
         self._is_closed = False
 
     async def generate(
@@ -154,6 +156,7 @@ async def load_adapter(engine: Engine, path: str, name: str | None = None, finge
     Raises:
         AdapterError: the engine cannot load adapters, or this one does not fit.
         ModelNotFoundError: the folder does not exist or lacks a file.
+        EngineAsleepError: the engine sleeps.
     """
     if not isinstance(engine, AdapterHost):
         raise AdapterError(
@@ -166,7 +169,8 @@ async def load_adapter(engine: Engine, path: str, name: str | None = None, finge
             f"adapter {path!r}: its files have the fingerprint {actual}, expected {fingerprint}; give each version of "
             "an adapter a folder of its own"
         )
-    loaded = await engine.load_adapter(Adapter(name or folder.resolve().name, folder, actual))
+    with hold_awake(engine):
+        loaded = await engine.load_adapter(Adapter(name or folder.resolve().name, folder, actual))
     if await asyncio.to_thread(fingerprint_folder, folder) != actual:
         loaded.close()
         raise AdapterError(f"adapter {path!r}: its files changed while they were loaded; write them before the request")

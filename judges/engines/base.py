@@ -158,3 +158,6 @@ class EngineConfig:
     max_adapter_rank: NonNegativeInt = 0
     """Maximum rank of LoRA adapters that are loaded while the engine runs, see `FlexJudge.load_adapter`; 0 loads none.
     Above 0, the first adapter is not merged into the weights, which costs some speed."""
+    allow_sleep: bool = False
+    """Whether the engine may be put to sleep while it runs, see `FlexJudge.sleep`. On a GPU, vllm then allocates its
+    memory in another way."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flex_judge.judges.engines.adapters import AdaptedEngine, Adapter
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.engines.sleep import EngineSleeper
 from flex_judge.judges.errors import AdapterError, EngineLostError, UsageError, to_one_line
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
@@ -58,6 +59,8 @@ class ScriptedEngine:
         self.media: list[tuple[PreparedMedia, ...]] = []
         """Media of all requests so far."""
         self.closed = False
+        self.sleeper = EngineSleeper(self.name, self._change_nothing, self._change_nothing)
+        """Sleep state; a script has no memory to free."""
 
     async def generate(
         self,
@@ -68,12 +71,18 @@ class ScriptedEngine:
     ) -> Generation:
         """Reply from the script, see `Engine.generate`; an adapter is a script that replaces it."""
         await self.check_health()
+        with self.sleeper.track_request():
+            return await self._run_script(prompt_token_ids, sampling, media, adapter or self.script)
+
+    async def _run_script(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, media: Sequence[PreparedMedia], script: Script
+    ) -> Generation:
         self._placeholders.locate_media(prompt_token_ids, media, self.max_model_len)
         prompt = self.tokenizer.decode(list(prompt_token_ids))
         self.requests.append((prompt, sampling))
         self.given.append((tuple(prompt_token_ids), sampling))
         self.media.append(tuple(media))
-        reply = (adapter or self.script)(prompt, sampling)
+        reply = script(prompt, sampling)
         text = reply if isinstance(reply, str) else await reply
         await asyncio.sleep(0)  # yield to other tasks, as every real engine does
         if sampling.regex is not None and not re.fullmatch(sampling.regex, text):
@@ -104,6 +113,9 @@ class ScriptedEngine:
         except Exception as e:  # the script is the user's own code, which may raise anything
             raise AdapterError(f"adapter {adapter.name!r}: the script cannot load it: {to_one_line(e)}") from e
         return AdaptedEngine(self, script, f"{self.model_id}+{adapter.identity}")
+
+    async def _change_nothing(self, level: int) -> None:
+        pass
 
     async def check_health(self) -> None:
         """Raise EngineLostError if the engine was closed."""

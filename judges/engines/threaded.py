@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from flex_judge.judges.engines.base import Generation, Sampling
+from flex_judge.judges.engines.sleep import EngineSleeper, track_request
 from flex_judge.judges.errors import EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
@@ -75,6 +76,8 @@ class ThreadedEngine(ABC):
     """
 
     name = ""
+    sleeper: EngineSleeper | None = None
+    """Sleep state of the engine; None if it never sleeps."""
 
     def _start_engine(self, load: Callable[[], None], stall_s: float = math.inf, start_thread: bool = True) -> None:
         """Start the engine thread and wait until it has run `load`.
@@ -130,10 +133,11 @@ class ThreadedEngine(ABC):
         adapter: Any = None,
     ) -> Generation:
         """Continue one prompt, see `SupportsAdapters.generate`."""
-        request = EngineRequest(prompt_token_ids, sampling, media, adapter)
-        self._enqueue(request)
-        generation: Generation = await asyncio.wrap_future(request.future)
-        return generation
+        with track_request(self.sleeper):
+            request = EngineRequest(prompt_token_ids, sampling, media, adapter)
+            self._enqueue(request)
+            generation: Generation = await asyncio.wrap_future(request.future)
+            return generation
 
     async def _call_in_thread(self, work: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two steps.
@@ -224,11 +228,11 @@ class ThreadedEngine(ABC):
             request.resolve(self._build_lost_error())
 
     def _run_calls(self, new: list[EngineRequest]) -> None:
-        """Run the calls among new requests and remove them from the list."""
-        for call in [request for request in new if isinstance(request, EngineCall)]:
-            if not call.is_cancelled:
-                call.run()
-            new.remove(call)
+        """Run the calls among new requests, and remove them and cancelled requests from the list."""
+        for request in [request for request in new if request.is_cancelled or isinstance(request, EngineCall)]:
+            if isinstance(request, EngineCall) and not request.is_cancelled:
+                request.run()
+            new.remove(request)
 
     def _take_request(self) -> EngineRequest | None:
         """Take the next request from the inbox; return None if it is empty."""

@@ -29,7 +29,7 @@ from flex_judge.reward.client.encoding import (
     is_judged,
     split_into_batches,
 )
-from flex_judge.reward.client.responses import DescriptionMethods
+from flex_judge.reward.client.responses import Body, DescriptionMethods
 from flex_judge.reward.client.retry import MediaRejectedError, NoResponseError
 from flex_judge.reward.client.transport import Connection
 from flex_judge.reward.turns import TurnMethods
@@ -239,12 +239,12 @@ class JudgeClient(DescriptionMethods, TurnMethods):
         row_by_index = {**invalid, **dict(zip(encoded, rows, strict=True))}
         return [row_by_index[i] for i in batch.indices]
 
-    async def _request_description(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _request_description(self, path: str, body: Body = None, method: str = "PUT") -> dict[str, Any]:
         connection = self._get_connection()
         now = connection.loop.time()
         try:
             if body is not None:
-                return await connection.put(path, body, now + self.deadline_s)
+                return await connection.change_state(method, path, body, now + self.deadline_s)
             return await connection.get(path, now + min(HEALTH_TIMEOUT_S, self.deadline_s))
         except NoResponseError as e:
             raise ServiceUnavailableError(f"{self.url}: {e}; check that the judge service runs there") from e

@@ -15,6 +15,7 @@ from flex_judge.judges.errors import (
     JudgeError,
     MediaError,
     RequestTooLargeError,
+    SleepError,
     UsageError,
     to_one_line,
 )
@@ -23,7 +24,9 @@ from flex_judge.reward.wire import WIRE_HEADER, check_service_version
 if TYPE_CHECKING:
     import httpx
 
-ADAPTERS_PATH = "/v1/adapters"
+Body = Mapping[str, Any] | None
+"""JSON object of a request; None if it has no body."""
+ADAPTERS_PATH, SLEEP_PATH, WAKE_PATH = "/v1/adapters", "/v1/sleep", "/v1/wake"
 
 
 def parse_error(response: httpx.Response) -> str | None:
@@ -67,13 +70,15 @@ def build_error(url: str, response: httpx.Response, method: str, path: str) -> J
         return RequestTooLargeError(f"{url}: {line}; send fewer items per request (chunk), or raise the service limits")
     if status == 422 and path.startswith(ADAPTERS_PATH):
         return AdapterError(line)
+    if status == 422 and path in (SLEEP_PATH, WAKE_PATH):
+        return SleepError(line)
     if status in (400, 422):
         return MediaError(line) if method == "PUT" else UsageError(line)
     return UsageError(f"{url} answered {status} to {method} {path}: {line}; is this the address of a judge service?")
 
 
 class DescriptionMethods(ABC):
-    """Methods of a client that read what a service says about itself, and that replace its adapter."""
+    """Methods of a client that read what a service says about itself, and that change its state: adapter and sleep."""
 
     async def rubrics(self) -> list[dict[str, Any]]:
         """Request the rubrics of the service: name, kind, scale, number of responses, digest.
@@ -114,6 +119,41 @@ class DescriptionMethods(ABC):
         """
         return await await_in_background(self._request_description(_build_adapter_path(name), {"path": path}))
 
+    async def sleep(self, level: int = 1) -> int:
+        """Free the judge's memory on all replicas; all accepted requests are answered first.
+
+        Requests for judgments are refused until `wake`; clients repeat them until their `deadline_s`.
+
+        Args:
+            level: 1 keeps the weights in the machines' memory, 2 discards them and reads their files again on waking.
+
+        Returns:
+            The level at which the judge sleeps: the earlier one if it slept already.
+
+        Raises:
+            SleepError: the service allows no sleep, or a replica cannot sleep; all are awake then.
+            ServiceUnavailableError: no response within `deadline_s`.
+        """
+        response = await await_in_background(self._request_description(SLEEP_PATH, {"level": level}, "POST"))
+        return int(response["level"])
+
+    async def wake(self) -> None:
+        """Wake the judge on all replicas, and wait until they can judge.
+
+        Raises:
+            SleepError: the service allows no sleep, or a replica cannot wake; all sleep then.
+            ServiceUnavailableError: no response within `deadline_s`.
+        """
+        await await_in_background(self._request_description(WAKE_PATH, {}, "POST"))
+
+    def sleep_sync(self, level: int = 1) -> int:
+        """Free the judge's memory from code without an event loop, see `sleep`."""
+        return int(run_in_background(self._request_description(SLEEP_PATH, {"level": level}, "POST"))["level"])
+
+    def wake_sync(self) -> None:
+        """Wake the judge from code without an event loop, see `wake`."""
+        run_in_background(self._request_description(WAKE_PATH, {}, "POST"))
+
     def adapters_sync(self) -> list[dict[str, Any]]:
         """Request the judge's adapter from code without an event loop, see `adapters`."""
         return list(run_in_background(self._request_description(ADAPTERS_PATH))["adapters"])
@@ -135,8 +175,8 @@ class DescriptionMethods(ABC):
         return run_in_background(self._request_description("/version"))
 
     @abstractmethod
-    async def _request_description(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Request the JSON object of a route with GET, or with PUT if there is a body."""
+    async def _request_description(self, path: str, body: Body = None, method: str = "PUT") -> dict[str, Any]:
+        """Request the JSON object of a route with GET, or with another method if there is a body."""
 
 
 def _build_adapter_path(name: str) -> str:

@@ -151,7 +151,7 @@ class Connection:
         """
         return parse_object(await self._send_request("GET", path, deadline, b"", {}))
 
-    async def put(self, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+    async def change_state(self, method: str, path: str, body: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """Send a JSON object to a route that may be called again with the same effect, with retries.
 
         Raises:
@@ -160,7 +160,7 @@ class Connection:
         """
         headers = {"Content-Type": "application/json"}
         content = dump_json(body, ascii_only=True).encode()
-        return parse_object(await self._send_request("PUT", path, deadline, content, headers))
+        return parse_object(await self._send_request(method, path, deadline, content, headers))
 
     async def get_health(self, deadline: float) -> dict[str, Any]:
         """Request `/healthz` once, without retries.

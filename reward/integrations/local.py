@@ -35,6 +35,14 @@ class LocalJudge(TurnMethods):
         """Compute rewards from code without an event loop, see `rewards`."""
         return run_in_background(self.rewards(samples, spec))
 
+    def sleep_sync(self, level: int = 1) -> None:
+        """Free the memory of the judge's engine, see `FlexJudge.sleep`."""
+        run_in_background(self.judge.sleep_async(level))
+
+    def wake_sync(self) -> None:
+        """Wake the judge's engine, see `FlexJudge.wake`."""
+        run_in_background(self.judge.wake_async())
+
 
 def resolve_judge(
     judge: FlexJudge | JudgeClient | str, api_key: str | None, deadline_s: float | None, **limits: int

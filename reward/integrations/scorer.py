@@ -41,7 +41,7 @@ class BatchScorer:
         """
         self.settings = settings
         self.prefix = "judge" if settings.name == DEFAULT_NAME else settings.name
-        self._judge = resolve_judge(judge, settings.api_key, settings.deadline_s)
+        self.judge = resolve_judge(judge, settings.api_key, settings.deadline_s)
         self._spec = settings.spec
         self._warned: set[str] = set()
         self._model = ""
@@ -49,7 +49,7 @@ class BatchScorer:
         self._streak = training.UnscoredStreak()
 
     def __getstate__(self) -> dict[str, Any]:
-        if not isinstance(self._judge, JudgeClient):
+        if not isinstance(self.judge, JudgeClient):
             raise UsageError(
                 "a JudgeReward with a judge in this process cannot be sent to another process; serve the judge "
                 "(flex-judge serve) and give its URL"
@@ -71,7 +71,7 @@ class BatchScorer:
         """
         prepared = self._prepare(batch)
         try:
-            rewards = self._judge.rewards_sync(prepared.samples, self._spec)
+            rewards = self.judge.rewards_sync(prepared.samples, self._spec)
         except ServiceTimeoutError as e:
             rewards = self._handle_timeout(prepared, e)
         return self._finish(prepared, rewards)
@@ -81,7 +81,7 @@ class BatchScorer:
         # In a thread, because encoding images would block the trainer's event loop.
         prepared = await asyncio.to_thread(self._prepare, batch)
         try:
-            rewards = await self._judge.rewards(prepared.samples, self._spec)
+            rewards = await self.judge.rewards(prepared.samples, self._spec)
         except ServiceTimeoutError as e:
             rewards = self._handle_timeout(prepared, e)
         return self._finish(prepared, rewards)

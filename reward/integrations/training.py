@@ -121,6 +121,19 @@ def count_ranks() -> int:
     return int(distributed.get_world_size()) if distributed else int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def is_first_rank() -> bool:
+    """Return whether this is the training process with rank 0."""
+    distributed = _get_distributed()
+    return distributed is None or distributed.get_rank() == 0
+
+
+def wait_for_ranks() -> None:
+    """Wait until all training processes call this; they must do so in the same step."""
+    distributed = _get_distributed()
+    if distributed is not None:
+        distributed.barrier()
+
+
 def _broadcast_name(name: str) -> str:
     distributed = _get_distributed()
     if distributed is None or distributed.get_world_size() == 1:

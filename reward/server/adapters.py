@@ -13,8 +13,8 @@ import posixpath
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -106,6 +106,8 @@ class AdapterSwitch:
         self._released = asyncio.Event()
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
+        self.check_ready: Callable[[], None] = lambda: None
+        """Raises an error while the replicas cannot load an adapter."""
         self.listeners: list[Callable[[str], None]] = []
         """Functions that receive the public name of the model when it changes."""
 
@@ -175,7 +177,7 @@ class AdapterSwitch:
         Raises:
             AdapterError: the service allows no replacement, or a replica cannot load the adapter. Nothing changes.
             FieldError: the name or the path is invalid.
-            RetryLaterError: judgments with an earlier adapter take too long, or no replica is there.
+            RetryLaterError: judgments with an earlier adapter take too long, no replica is there, or the judge sleeps.
         """
         if self._loader is None or self._folder is None:
             raise AdapterError(
@@ -191,9 +193,16 @@ class AdapterSwitch:
         task.add_done_callback(self._discard_task)
         return await asyncio.shield(task)
 
+    @asynccontextmanager
+    async def pause_updates(self) -> AsyncIterator[None]:
+        """Keep the replicas from loading and freeing adapters until the block ends."""
+        async with self._lock:
+            yield
+
     async def _replace(self, loader: AdapterLoader, name: str, path: str) -> AdapterVersion:
         current = await self.get_current()
         async with self._lock:
+            self.check_ready()
             current = self._current or current
             # At most two adapters are in use at a time, which bounds the memory of the engines.
             await self._wait_for_release(current.number)

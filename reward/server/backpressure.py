@@ -119,6 +119,31 @@ class BodyBudget:
             self.bytes -= reserved
 
 
+class ActiveWork:
+    """Counter of the work that a service must finish before it stops or sleeps."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def track(self) -> Iterator[None]:
+        """Count work until the block ends."""
+        self._count += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._idle.set()
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no work is left."""
+        await self._idle.wait()
+
+
 class CancelledWork:
     """Cancelled work that has not ended yet. Nobody waits for it, because a response must not be delayed."""
 

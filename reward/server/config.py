@@ -54,6 +54,9 @@ class GatewayConfig:
     allow_adapter_updates: Annotated[str, Metavar("FOLDER")] | None = None
     """Folder with LoRA adapters that clients may put in the place of the judge's with PUT /v1/adapters. It must exist
     where the replicas are; max_adapter_rank is then 64 unless it is set."""
+    wake_on_request: bool = False
+    """Wake a judge that was put to sleep (allow_sleep) when a request for judgments arrives; by default such requests
+    get status 503 until POST /v1/wake."""
     retain_s: PositiveFloat = 600.0
     """Seconds that the answer to a request with an Idempotency-Key is kept for a retry."""
     disconnect_grace_s: NonNegativeFloat = 30.0

@@ -6,8 +6,8 @@ Free of any web framework and of Ray; `flex_judge.reward.server.routes` adds HTT
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from flex_judge.judges.types import Comparison
 from flex_judge.reward.groups.collector import GroupCollector
 from flex_judge.reward.groups.methods import JudgeFunction
 from flex_judge.reward.server.adapters import AdapterSwitch
-from flex_judge.reward.server.backpressure import Backpressure, BodyBudget, CancelledWork
+from flex_judge.reward.server.backpressure import ActiveWork, Backpressure, BodyBudget, CancelledWork
 from flex_judge.reward.server.config import MIB, GatewayConfig
 from flex_judge.reward.server.decoding import RubricRegistry
 from flex_judge.reward.server.errors import FieldError, RetryLaterError
@@ -30,6 +30,7 @@ from flex_judge.reward.server.media_store import MediaStore
 from flex_judge.reward.server.media_urls import UrlFetcher
 from flex_judge.reward.server.metrics import ServiceMetrics
 from flex_judge.reward.server.row_failures import RowFailure, check_baseline, locate_judgment, locate_reward, try_row
+from flex_judge.reward.server.sleep import SleepSwitch
 from flex_judge.reward.types import Reward, RewardSpec, Sample
 
 __all__ = ["Gateway", "GatewayConfig"]
@@ -53,6 +54,7 @@ class Gateway:
         health: HealthFunction | None = None,
         archive: AnswerArchive | None = None,
         adapters: AdapterSwitch | None = None,
+        sleep: SleepSwitch | None = None,
     ) -> None:
         """Create a gateway.
 
@@ -63,6 +65,7 @@ class Gateway:
             health: returns fields for the health report; `{"replicas": 0}` means that the service is starting.
             archive: keeps the answers to requests with an idempotency key beyond the life of this gateway.
             adapters: current adapter of the judge; None if it never changes.
+            sleep: sleep of the judge; None if it never sleeps.
 
         Raises:
             UsageError: a rubric file is missing or invalid.
@@ -82,9 +85,10 @@ class Gateway:
         self._collector = GroupCollector(self._judge_comparison, config.retain_s, self.metrics)
         self._idempotency = IdempotencyCache(config.retain_s, grace_s=config.disconnect_grace_s, archive=archive)
         self._cancelled_work = CancelledWork()
-        self._num_active = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._active_work = ActiveWork()
+        self.sleep = sleep or SleepSwitch()
+        self.sleep.connect(self._active_work.wait_until_idle, self.adapters.pause_updates)
+        self.adapters.check_ready = self.sleep.check_awake
 
     @property
     def pending(self) -> int:
@@ -207,34 +211,30 @@ class Gateway:
         """Raise RetryLaterError unless all of `count` items can be accepted."""
         if self.draining:
             raise RetryLaterError("the service is shutting down and takes no new requests", DRAINING_RETRY_AFTER_S)
+        self.sleep.check_awake()
         self._backpressure.check_capacity(count)
 
-    @contextmanager
-    def track_work(self) -> Iterator[None]:
-        """Track work that `drain` must wait for, until the block ends."""
-        self._num_active += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._num_active -= 1
-            if not self._num_active:
-                self._idle.set()
+    def track_work(self) -> AbstractContextManager[None]:
+        """Track work that `drain` and sleep must wait for, until the block ends."""
+        return self._active_work.track()
 
     async def get_health(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether the service accepts requests, and its health report."""
+        """Return whether the service accepts requests or sleeps, and its health report."""
         details = dict(await self._health()) if self._health is not None else {}
+        level = await self.sleep.read_level()
         status = "draining" if self.draining else "starting" if details.get("replicas") == 0 else "ok"
+        if level and not self.draining:
+            status, details = "asleep", {**details, "sleep_level": level}
         phase = "starting_replicas" if details.get("replicas", 0) < details.get("replicas_wanted", 0) else "ready"
         phase = phase if status == "ok" else status
         report = {"status": status, "phase": phase, "version": flex_judge.__version__, "pending": self.pending}
         inline = {"inline_rubrics": True} if self.config.allow_inline_rubrics else {}
-        return status == "ok", {**report, **inline, **details}
+        return status in ("ok", "asleep"), {**report, **inline, **details}
 
     async def drain(self) -> None:
         """Refuse new requests, and wait until all accepted ones are answered."""
         self.draining = True
-        await self._idle.wait()
+        await self._active_work.wait_until_idle()
 
     async def close(self) -> None:
         """Cancel all work and wait for it to end."""

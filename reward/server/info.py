@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -29,13 +29,17 @@ from flex_judge.reward.server.info_schemas import (
     ModelsResponse,
     RubricCard,
     RubricsResponse,
+    SleepRequest,
+    SleepResponse,
     VersionResponse,
+    WakeRequest,
 )
-from flex_judge.reward.server.json_responses import build_json_response
+from flex_judge.reward.server.json_responses import build_json_response, check_json_type
 from flex_judge.reward.server.openapi import build_operation
 from flex_judge.reward.server.schemas import validate_request
 from flex_judge.reward.wire import WIRE_VERSION
 
+M = TypeVar("M", bound=BaseModel)
 HEALTH_TIMEOUT_S = 2.0
 """Limit for asking about replicas during a scrape, below Prometheus' own limit of 10 s."""
 
@@ -67,14 +71,29 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
         card = _describe_adapter(gateway, info, version)
         return _build_response(AdaptersResponse(adapters=[card], allows_updates=gateway.adapters.allows_updates))
 
-    async def replace_adapter(request: Request) -> Response:
+    async def read_request(request: Request, model: type[M]) -> M:
+        """Read a request that changes the service."""
         if gateway.draining:
             gateway.check_capacity(1)
+        if request.method == "POST":
+            check_json_type(request)
         with gateway.bodies.reserve_body() as reserve_bytes:
             body = await read_body(request, 1, reserve_bytes)
-        parsed = validate_request(AdapterRequest, parse_strict_json(body))
+        return validate_request(model, parse_strict_json(body))
+
+    async def replace_adapter(request: Request) -> Response:
+        parsed = await read_request(request, AdapterRequest)
+        await gateway.sleep.find_level()
         version = await gateway.adapters.replace(request.path_params["name"], parsed.path)
         return _build_response(_describe_adapter(gateway, info, version))
+
+    async def put_to_sleep(request: Request) -> Response:
+        level = (await read_request(request, SleepRequest)).level
+        return _describe_sleep(await gateway.sleep.sleep(level))
+
+    async def wake_up(request: Request) -> Response:
+        await read_request(request, WakeRequest)
+        return _describe_sleep(await gateway.sleep.wake())
 
     async def list_rubrics(_: Request) -> Response:
         return _build_response(await asyncio.to_thread(_describe_rubrics, gateway))
@@ -86,6 +105,7 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
         is_ready, report = await _get_health(gateway)
         replicas = report.get("replicas")  # absent if the judge runs in this process
         gateway.metrics.set_health(is_ready, replicas if isinstance(replicas, int) else int(is_ready))
+        gateway.metrics.set_sleep_level(report.get("sleep_level", 0))
         gateway.metrics.set_memory(gateway.bodies.bytes, gateway.store.bytes)
         body, content_type = gateway.metrics.render(request.headers.get("Accept", ""))
         return Response(body, headers={"Content-Type": content_type})
@@ -106,6 +126,8 @@ def add_info_routes(app: FastAPI, gateway: Gateway, info: ServiceInfo) -> None:
     }
     for path, route in routes.items():
         app.add_api_route(path, route, methods=["GET"], **build_operation(path))
+    for path, route in {"/v1/sleep": put_to_sleep, "/v1/wake": wake_up}.items():
+        app.add_api_route(path, route, methods=["POST"], **build_operation(path))
     path = "/v1/adapters/{name}"
     app.add_api_route(path, replace_adapter, methods=["PUT"], **build_operation(path))
     app.add_api_route("/docs", show_docs, methods=["GET"], include_in_schema=False)
@@ -133,6 +155,10 @@ def describe_rubric(name: str, rubric: Rubric) -> RubricCard:
         max_responses=maximum,
         digest=hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest(),
     )
+
+
+def _describe_sleep(level: int) -> Response:
+    return _build_response(SleepResponse.model_validate({"asleep": level > 0, "level": level}))
 
 
 def _describe_adapter(gateway: Gateway, info: ServiceInfo, version: AdapterVersion) -> AdapterCard:

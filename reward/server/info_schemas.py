@@ -61,6 +61,30 @@ class AdaptersResponse(_Description):
     """Whether the operator allows `PUT /v1/adapters/{name}`."""
 
 
+class SleepRequest(_Description):
+    """Request of `POST /v1/sleep`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid", strict=True)
+
+    level: Literal[1, 2] = 1
+    """1 keeps the weights in the machines' memory, 2 discards them and reads their files again on waking."""
+
+
+class WakeRequest(_Description):
+    """Request of `POST /v1/wake`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SleepResponse(_Description):
+    """Response of `POST /v1/sleep` and `POST /v1/wake`."""
+
+    asleep: bool
+    """Whether the judge sleeps now."""
+    level: Literal[0, 1, 2]
+    """Level of its sleep; 0 while it is awake. A judge that sleeps already keeps its level."""
+
+
 class RubricCard(_Description):
     """Rubric that requests may name."""
 

@@ -25,6 +25,9 @@ class ServiceMetrics:
     def set_health(self, ready: bool, replicas: int) -> None:
         """Set whether the service accepts requests, and its number of running replicas."""
 
+    def set_sleep_level(self, level: int) -> None:
+        """Set the level at which the judge sleeps; 0 while it is awake."""
+
     def set_memory(self, body_bytes: int, media_bytes: int) -> None:
         """Set the size of all requests in progress, and of the uploaded media."""
 

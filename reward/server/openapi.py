@@ -40,7 +40,7 @@ _ERRORS = {
     422: "A field of the request is invalid; `field` names it. An invalid row is no error: its result has the status "
     "`invalid_input`, and the detail names the field.",
     431: "The head of the request is too large.",
-    503: "The service is overloaded or shutting down; retry after `Retry-After` seconds. Nothing was judged.",
+    503: "The service is overloaded, asleep or shutting down; retry after `Retry-After` seconds. Nothing was judged.",
 }
 _EXAMPLES: dict[str, Any] = {
     "/v1/judge": {
@@ -63,6 +63,8 @@ _EXAMPLES: dict[str, Any] = {
         "reward": "win_rate",
     },
     "/v1/adapters/{name}": {"path": "step-100"},
+    "/v1/sleep": {"level": 1},
+    "/v1/wake": {},
     "/get_reward": {
         "query": ["<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\nIt is 5.<|im_end|>"],
         "prompts": ["<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n"],
@@ -90,6 +92,13 @@ _ROUTES: dict[str, tuple[str, str | None, str | None, tuple[int, ...]]] = {
         "AdapterCard",
         (401, 413, 422),
     ),
+    "/v1/sleep": (
+        "Answer all accepted requests, then free the judge's memory on all replicas until it wakes.",
+        "SleepRequest",
+        "SleepResponse",
+        (401, 413, 415, 422),
+    ),
+    "/v1/wake": ("Wake the judge on all replicas.", "WakeRequest", "SleepResponse", (401, 413, 415, 422)),
     "/v1/media/{modality}/{digest}": ("Upload a medium for any number of requests.", None, None, (401, 413, 422)),
     "/v1/models": ("List the judge's model, in OpenAI's form.", None, "ModelsResponse", (401,)),
     "/v1/rubrics": ("List the rubrics that requests may name.", None, "RubricsResponse", (401,)),
@@ -112,7 +121,7 @@ def build_operation(path: str) -> dict[str, Any]:
     if request_schema:
         body = _refer_to_schema(request_schema)
         body["content"]["application/json"]["example"] = _EXAMPLES[path]
-        parameters = [_KEY]
+        parameters = [_KEY] if 409 in errors else []
         if path.startswith("/v1/adapters"):
             pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
             parameters = [_build_path_parameter("name", "Name of the adapter in judgments.", pattern=pattern)]

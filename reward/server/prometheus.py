@@ -39,7 +39,8 @@ class Declaration(NamedTuple):
 
 DECLARATIONS = (
     Declaration(Gauge, "info", "Version of the package and of the wire format; always 1.", ("version", "wire_version")),
-    Declaration(Gauge, "ready", "Whether the service accepts requests: 1 or 0."),
+    Declaration(Gauge, "ready", "Whether the service accepts requests, or was put to sleep: 1 or 0."),
+    Declaration(Gauge, "sleep_level", "Level at which the judge sleeps: 1 or 2; 0 while it is awake."),
     Declaration(Gauge, "replicas", "Running replicas."),
     Declaration(Gauge, "replicas_wanted", "Configured number of replicas; the minimum with autoscaling."),
     Declaration(Gauge, "pending", "Accepted completions and comparisons without a result."),
@@ -149,6 +150,10 @@ class PrometheusMetrics(ServiceMetrics):
         """Set the gauges of the service's state."""
         self._select("ready").set(ready)
         self._select("replicas").set(replicas)
+
+    def set_sleep_level(self, level: int) -> None:
+        """Set the gauge of the judge's sleep."""
+        self._select("sleep_level").set(level)
 
     def set_memory(self, body_bytes: int, media_bytes: int) -> None:
         """Set the gauges of the gateway's memory."""

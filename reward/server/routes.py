@@ -30,7 +30,7 @@ from flex_judge.reward.server.errors import FieldError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.idempotency import KEY_HEADER
 from flex_judge.reward.server.info import ServiceInfo, add_info_routes
-from flex_judge.reward.server.json_responses import build_json_response, encode_json
+from flex_judge.reward.server.json_responses import build_json_response, check_json_type, encode_json
 from flex_judge.reward.server.media_decoding import name_rows
 from flex_judge.reward.server.middleware import RESOURCES_KEY, Middleware, build_error_response
 from flex_judge.reward.server.openapi import build_operation, install_openapi
@@ -108,10 +108,9 @@ def _make_post_route(gateway: Gateway, model: type[M], handler: Handler[M]) -> R
         received_at = time.monotonic()
         adapter = await gateway.adapters.pin_current()
         key = _read_idempotency_key(request, adapter)
+        await gateway.sleep.prepare_request()
         gateway.check_accepting(key)
-        # Browsers send other content types across sites without a preflight request, so any web page could post here.
-        if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-            raise HTTPException(415, "send JSON, with the header 'Content-Type: application/json'")
+        check_json_type(request)
         resources = request.scope[RESOURCES_KEY]
         reserve_bytes = resources.enter_context(gateway.bodies.reserve_body())
         body = await read_body(request, gateway.config.max_body_mib, reserve_bytes)

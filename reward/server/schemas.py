@@ -15,17 +15,9 @@ from flex_judge.judges.errors import suggest_name
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.media.types import Modality
 from flex_judge.judges.types import MAX_SAMPLE_INDEX
+from flex_judge.reward.server import info_schemas as info
 from flex_judge.reward.server.decoding import check_fields
 from flex_judge.reward.server.errors import FieldError
-from flex_judge.reward.server.info_schemas import (
-    AdapterCard,
-    AdapterRequest,
-    AdaptersResponse,
-    ErrorResponse,
-    ModelsResponse,
-    RubricsResponse,
-    VersionResponse,
-)
 from flex_judge.reward.types import METHODS, NORMALIZATIONS, REWARDS, Reward, RewardSpec
 
 REFERENCES = "#/components/schemas/{model}"
@@ -284,9 +276,17 @@ def validate_request(model: type[M], value: Any) -> M:
 def build_schemas() -> dict[str, Any]:
     """Build the JSON schemas of all requests and responses, by name."""
     requests: tuple[type[BaseModel], ...] = JudgeRequest, ComparisonRow, RewardsRequest, SampleRow, OpenRlhfRequest
-    requests += SlimeRequest, AdapterRequest
+    requests += SlimeRequest, info.AdapterRequest, info.SleepRequest, info.WakeRequest
     responses: tuple[type[BaseModel], ...] = JudgeResponse, RewardsResponse, OpenRlhfResponse, SlimeResponse
-    responses += ErrorResponse, AdapterCard, AdaptersResponse, ModelsResponse, RubricsResponse, VersionResponse
+    responses += (
+        info.SleepResponse,
+        info.ErrorResponse,
+        info.AdapterCard,
+        info.AdaptersResponse,
+        info.ModelsResponse,
+        info.RubricsResponse,
+        info.VersionResponse,
+    )
     adapters: list[Any] = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
     adapters += [(model.__name__, "serialization", TypeAdapter(model)) for model in responses]
     _, definitions = TypeAdapter.json_schemas(adapters, ref_template=REFERENCES)

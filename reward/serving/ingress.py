@@ -21,12 +21,14 @@ from flex_judge.reward.server.errors import RetryLaterError
 from flex_judge.reward.server.gateway import Gateway
 from flex_judge.reward.server.logs import with_fields
 from flex_judge.reward.server.request_log import get_request_id
+from flex_judge.reward.server.sleep import SleepSwitch
 from flex_judge.reward.serving.adapters import BoardLoader
 from flex_judge.reward.serving.config import ServiceConfig
 from flex_judge.reward.serving.deployment import count_replicas
 from flex_judge.reward.serving.dispatch import Dispatcher, ReplicaDiedError
 from flex_judge.reward.serving.kept_work import KeptWork, WorkArchive, find_recent_judgment
 from flex_judge.reward.serving.logs import configure_actor_logging
+from flex_judge.reward.serving.sleep import BoardSleepControl
 from flex_judge.reward.serving.work_recorder import compute_work_scope
 
 HEALTH_CACHE_S = 1.0
@@ -91,6 +93,8 @@ class JudgeGateway:
         loader = None if folder is None else BoardLoader(store, self._count_replicas)
         base_model = name_model(replace(engine, adapter=None))
         self._adapters = AdapterSwitch(name_model(engine), base_model, loader, folder, gateway.deadline_s)
+        control = BoardSleepControl(store, self._count_replicas) if engine.allow_sleep else None
+        sleep = SleepSwitch(control, gateway.wake_on_request, gateway.deadline_s)
         metrics = PrometheusMetrics(self._adapters.model, config.replica_range[0], gateway.max_pending)
         self._adapters.listeners.append(metrics.set_model)
         self._work_scope = compute_work_scope(config.judge)
@@ -98,7 +102,8 @@ class JudgeGateway:
         dispatcher = Dispatcher(sender, config.max_requests, metrics, self._find_recent_judgment)
         archive = WorkArchive(store, self._work_scope, dispatcher.judge, lambda: self._adapters.choose().key)
         self._name, self._min_replicas = config.name, config.replica_range[0]
-        self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, archive, self._adapters)
+        parts: dict[str, Any] = {"archive": archive, "adapters": self._adapters, "sleep": sleep}
+        self._gateway = Gateway(archive.judge, gateway, metrics, self._get_replica_health, **parts)
         log.info("the gateway has started", extra=with_fields(model=self._adapters.model))
         self._health_report: dict[str, Any] = {}
         self._health_at = -HEALTH_CACHE_S

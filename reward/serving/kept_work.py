@@ -21,6 +21,7 @@ from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
 from flex_judge.reward.server.idempotency import MAX_ANSWERS_BYTES, AnswerArchive, KeptAnswer
 from flex_judge.reward.serving.adapters import AdapterBoard
+from flex_judge.reward.serving.sleep import SleepBoard
 from flex_judge.reward.serving.store_calls import call_store
 from flex_judge.reward.serving.work_recorder import WorkEvent, WorkRecorder, compute_work_key
 
@@ -43,10 +44,10 @@ class Leftovers:
     """Keys of the answers."""
 
 
-class KeptWork(AdapterBoard):
+class KeptWork(AdapterBoard, SleepBoard):
     """Store of recent answers and judgments, bounded in time and memory. Holds no texts but as opaque bytes.
 
-    It also holds the plan of the judge's adapters, which must outlive the gateway too.
+    It also holds the plan of the judge's adapters and the order to sleep, which must outlive the gateway too.
     """
 
     def __init__(self, retain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +57,8 @@ class KeptWork(AdapterBoard):
             retain_s: seconds that an answer or a judgment is kept.
             clock: monotonic clock in seconds.
         """
-        super().__init__(clock)
+        AdapterBoard.__init__(self, clock)
+        SleepBoard.__init__(self, clock)
         self._clock = clock
         self._judgments = _BoundedStore(retain_s, clock)
         self._answers = _BoundedStore(retain_s, clock)

@@ -16,6 +16,7 @@ from flex_judge.reward.server.adapters import AdapterVersion
 from flex_judge.reward.server.logs import LogConfig, with_fields
 from flex_judge.reward.serving.logs import configure_actor_logging
 from flex_judge.reward.serving.replica_adapters import ReplicaAdapters
+from flex_judge.reward.serving.replica_sleep import ReplicaSleep
 from flex_judge.reward.serving.work_recorder import WorkRecorder, compute_work_key, compute_work_scope
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class JudgeReplica:
     ) -> None:
         """Load the engine and warm it up, then load the adapter that the other replicas use now.
 
+        While the service sleeps, nothing is loaded.
+
         Args:
             config: the judge.
             logs: settings of the log.
@@ -45,10 +48,13 @@ class JudgeReplica:
         configure_actor_logging(logs, f"replica-{self.id}", name)
         self._recorder = None if store is None else WorkRecorder(store, self.id)
         self._work_scope = compute_work_scope(config)
+        self.sleep = ReplicaSleep(self.id, store if config.engine.allow_sleep else None)
         try:
+            await self.sleep.wait_for_wake_order()
             await self._load_judge(config)
             self.adapters = ReplicaAdapters(self.judge, self.id, store, adapter_folder)
             await self.adapters.start()
+            await self.sleep.start(self.judge)
         except Exception:
             log.exception("the replica could not start")
             raise
@@ -123,6 +129,7 @@ class JudgeReplica:
     def __del__(self) -> None:
         if hasattr(self, "adapters"):
             self.adapters.close()
+            self.sleep.close()
         if hasattr(self, "judge"):
             self.judge.close()
 

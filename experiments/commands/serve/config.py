@@ -94,6 +94,12 @@ class ServeRun:
         group=ACCESS,
     )
 
+    allow_sleep: bool = setting(
+        False,
+        "Let clients put the judge to sleep while the service runs, which frees its GPU memory for a training step",
+        group=ACCESS,
+    )
+
     def __post_init__(self) -> None:
         if self.replicas is not None and self.service.autoscale is not None:
             raise UsageError("--replicas and --autoscale exclude each other; leave one out")
@@ -103,6 +109,8 @@ class ServeRun:
         load_rubric(self.gateway_config.openrlhf.rubric)
         if self.max_adapter_rank is not None and self.allow_adapter_updates is None:
             raise UsageError("--max-adapter-rank needs --allow-adapter-updates FOLDER; add it, or leave the rank out")
+        if self.gateway_config.wake_on_request and not self.allow_sleep:
+            raise UsageError("--wake-on-request needs --allow-sleep; add it, or leave the flag out")
         if self.log_config.log_file is not None:
             open_log_file(self.log_config.log_file).close()
         # A dry run on a cluster that is large enough for the replicas.
@@ -137,6 +145,7 @@ class ServeRun:
         judge = self.service.judge
         # Absolute, because replicas have other working directories.
         engine = replace(judge.engine, ledger=str(Path(self.ledger).resolve())) if self.ledger else judge.engine
+        engine = replace(engine, allow_sleep=self.allow_sleep)
         if self.max_adapter_rank is not None:
             engine = replace(engine, max_adapter_rank=self.max_adapter_rank)
         return JudgeConfig(engine, set_think_budget(judge.settings, engine.model, self.max_think_tokens))

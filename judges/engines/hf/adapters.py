@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from flex_judge.judges.engines.sleep import check_files
 from flex_judge.judges.models.adapters import check_adapter, resolve_architecture
 from flex_judge.judges.models.checkpoints import Checkpoint
 
@@ -27,19 +28,49 @@ class ModelAdapters:
             model: a model that is loaded already; it takes no other adapters.
         """
         self.can_change = can_change
-        self.model: Any = _load_model(checkpoint, dtype, can_change) if model is None else model
+        self._checkpoint, self._dtype = checkpoint, dtype
         self._has_first = checkpoint.adapter is not None
         self._names = itertools.count(1)
+        self._added: dict[str, Checkpoint] = {}
         self._peft: Any = None
-        if can_change and self._has_first:
-            self._peft, self.model = self.model, self.model.get_base_model()
         self._active: str | None = None
+        self.model: Any = model
+        """The model; None while it is discarded."""
+        if model is None:
+            self._load()
+
+    def _load(self) -> None:
+        self.model = _load_model(self._checkpoint, self._dtype, self.can_change)
+        if self.can_change and self._has_first:
+            self._peft, self.model = self.model, self.model.get_base_model()
+
+    def reload(self) -> None:
+        """Load the model again after `discard`, with all adapters that were added.
+
+        Raises:
+            SleepError: files are not those of the first time any more.
+        """
+        for checkpoint in (self._checkpoint, *self._added.values()):
+            check_files(checkpoint)
+        self.discard()  # an earlier try may have failed half-way
+        self._load()
+        for name, checkpoint in self._added.items():
+            self._load_adapter(name, checkpoint)
+
+    def discard(self) -> None:
+        """Free the model and its adapters until `reload`."""
+        self.model = self._peft = self._active = None
 
     def add(self, checkpoint: Checkpoint) -> str:
         """Add the adapter of a checkpoint and return its name here; the active adapter does not change."""
+        name = f"adapter-{next(self._names)}"
+        self._load_adapter(name, checkpoint)
+        self._added[name] = checkpoint
+        return name
+
+    def _load_adapter(self, name: str, checkpoint: Checkpoint) -> None:
         from peft import PeftModel
 
-        name = f"adapter-{next(self._names)}"
         device = str(self.model.device)
         if self._peft is None:
             # peft changes the model's own modules, so `model` gets the adapter too.
@@ -48,10 +79,12 @@ class ModelAdapters:
             self._peft.load_adapter(str(checkpoint.adapter), name, torch_device=device)
         self._peft.eval()
         self._set_active(self._active)
-        return name
 
     def remove(self, name: str) -> None:
         """Free an adapter."""
+        del self._added[name]
+        if self.model is None:
+            return
         if name == self._active:
             self.activate(None)
         self._peft.delete_adapter(name)

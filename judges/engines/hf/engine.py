@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from flex_judge.judges.engines.hardware import choose_dtype, count_cuda_devices
 from flex_judge.judges.engines.hf.adapters import ModelAdapters
 from flex_judge.judges.engines.hf.media import EncodedPrompt, MediaEncoder, collate_prompts
 from flex_judge.judges.engines.hf.sampling import CancelledRows, LogprobRecorder, RowSampler
+from flex_judge.judges.engines.sleep import EngineSleeper
 from flex_judge.judges.engines.threaded import EngineCall, EngineRequest, ThreadedEngine
 from flex_judge.judges.errors import AdapterError, EngineLostError, GenerationError, JudgeError, UsageError, to_one_line
 from flex_judge.judges.models.adapters import check_adapter
@@ -83,20 +85,46 @@ class HFEngine(ThreadedEngine):
         self._waiting: list[_EncodedRequest] = []
         self._grammar = lru_cache(maxsize=64)(self._compile_grammar)
         torch.manual_seed(config.seed)
+        # A model that is already loaded belongs to its owner, who computes with it between the requests.
+        is_allowed = config.allow_sleep and model is None
+        self.sleeper = EngineSleeper(self.name, self._sleep_model, self._wake_model, is_allowed)
         self._start_engine(partial(self._load_weights, checkpoint, config.dtype, model), start_thread=model is None)
 
     def _load_weights(self, checkpoint: Checkpoint, dtype: str, model: Any) -> None:
         if model is None:
             torch_dtype = getattr(torch, choose_dtype(dtype, on_gpu=self.device == "cuda"))
             self._adapters = ModelAdapters(checkpoint, torch_dtype, self._max_adapter_rank > 0)
-            model = self._adapters.model.to(self.device)
+            self._adapters.model.to(self.device)
         else:
             self.device = str(model.device)
             self._adapters = ModelAdapters(checkpoint, model.dtype, False, model)
-        self.model: Any = model.eval()
+        self._use_model()
+        self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
+
+    def _use_model(self) -> None:
+        self.model: Any = self._adapters.model.eval()
         # Checkpoints ship sampling defaults, such as a repetition penalty. Only the request's parameters may apply.
         self.model.generation_config = GenerationConfig()
-        self._encoder = MediaEncoder(checkpoint, self.model.config, self.max_model_len)
+
+    async def _sleep_model(self, level: int) -> None:
+        await self._call_in_thread(lambda: self._release_memory(level))
+
+    def _release_memory(self, level: int) -> None:
+        if level == 1:
+            self.model.to("cpu")
+        else:
+            self._free_model()
+        gc.collect()  # modules refer to each other
+        torch.cuda.empty_cache()  # does nothing without a GPU
+
+    async def _wake_model(self, level: int) -> None:
+        await self._call_in_thread(lambda: self._restore_model(level))
+
+    def _restore_model(self, level: int) -> None:
+        if level == 2:
+            self._adapters.reload()
+        self._adapters.model.to(self.device)
+        self._use_model()
 
     async def load_adapter(self, adapter: Adapter) -> Engine:
         """Load an adapter next to the others, see `AdapterHost.load_adapter`."""
@@ -172,7 +200,8 @@ class HFEngine(ThreadedEngine):
         return [item.request for item in self._waiting]
 
     def _free_model(self) -> None:
-        self.model = self._adapters.model = None
+        self.model = None
+        self._adapters.discard()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _generate_batch(

@@ -11,6 +11,7 @@ from flex_judge.judges.engines.adapters import Adapter, AdapterHost
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
 from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 from flex_judge.judges.engines.recording.replay import record_model
+from flex_judge.judges.engines.sleep import EngineSleeper
 from flex_judge.judges.errors import AdapterError, EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
@@ -45,6 +46,7 @@ class RecordingEngine:
         self.profile = engine.profile
         self.max_model_len = engine.max_model_len
         self.max_batch = engine.max_batch
+        self.sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
         self.hits = 0
         """Number of requests answered from the ledger. Equal concurrent requests count as one."""
         self.misses = 0

@@ -1,15 +1,17 @@
-"""LoRA adapters on vllm: engine arguments, requests, and loading while the engine runs."""
+"""Changes of a running vllm engine: LoRA adapters, with their engine arguments and requests, and sleep."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
+import logging
 from abc import ABC, abstractmethod
 from typing import Any
 
 from flex_judge.judges.engines.adapters import AdaptedEngine, Adapter
-from flex_judge.judges.engines.base import Engine
+from flex_judge.judges.engines.base import Engine, EngineConfig
+from flex_judge.judges.engines.sleep import EngineSleeper, check_files
 from flex_judge.judges.errors import AdapterError, EngineLostError, UsageError, to_one_line
 from flex_judge.judges.models.adapters import check_adapter, read_adapter_shapes
 from flex_judge.judges.models.checkpoints import Checkpoint
@@ -17,16 +19,22 @@ from flex_judge.judges.models.omni import resolve_omni_adapter
 
 ENCODERS = ("model.visual.", "visual.", "audio_tower.")  # prefixes of the modules that vllm applies no LoRA to
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # maximum ranks that vllm can be configured for
+log = logging.getLogger(__name__)
 _numbers = itertools.count(2)
 """Numbers of the adapters that are loaded while an engine runs; the one that it is started with has 1."""
 
 
-class AdapterLoading(ABC):
-    """Part of a vllm engine that loads adapters while it runs."""
+class LiveChanges(ABC):
+    """Part of a vllm engine that changes it while it runs: loads adapters, puts it to sleep and wakes it."""
 
     engine_args: dict[str, Any]
-    _checkpoint: Checkpoint
-    _max_adapter_rank: int
+    name: str
+    _on_cpu: bool
+
+    def __init__(self, config: EngineConfig, checkpoint: Checkpoint) -> None:
+        self._checkpoint, self._max_adapter_rank = checkpoint, config.max_adapter_rank
+        self._loaded: dict[int, Checkpoint] = {}
+        self.sleeper: Any = EngineSleeper(self.name, self._sleep_model, self._wake_model, config.allow_sleep)
 
     async def load_adapter(self, adapter: Adapter) -> Engine:
         """Load an adapter next to the others, see `AdapterHost.load_adapter`."""
@@ -36,17 +44,42 @@ class AdapterLoading(ABC):
         try:
             await asyncio.to_thread(check_adapter_rank, checkpoint, self.engine_args["max_lora_rank"])
             request = await asyncio.to_thread(build_adapter_request, checkpoint, next(_numbers))
-            await self._add_lora(request)
+            await self._call_llm("add_lora", request)
         except (AdapterError, EngineLostError):
             raise
         except Exception as e:  # whatever is wrong with the files concerns this adapter only
             raise AdapterError(f"adapter {adapter.name!r}: vllm cannot load it: {to_one_line(e)[:300]}") from e
+        self._loaded[request.lora_int_id] = checkpoint
         # vllm frees the least recently used adapter by itself.
-        return AdaptedEngine(self, request, checkpoint.model_id)
+        return AdaptedEngine(self, request, checkpoint.model_id, lambda: self._forget_adapter(request.lora_int_id))
+
+    def _forget_adapter(self, number: int) -> None:
+        del self._loaded[number]
 
     @abstractmethod
-    async def _add_lora(self, request: Any) -> None:
-        """Load the adapter of a LoRARequest."""
+    async def _call_llm(self, method: str, *args: Any) -> None:
+        """Call a method of vllm's LLMEngine or AsyncLLM.
+
+        Raises:
+            EngineLostError: the engine has ended.
+            Exception: any other error of the method.
+        """
+
+    async def _sleep_model(self, level: int) -> None:
+        if self._on_cpu:
+            log.warning("vllm frees no memory on a CPU; the engine only refuses work until it wakes")
+        await self._call_llm("sleep", level)  # drops the prefix cache too
+
+    async def _wake_model(self, level: int) -> None:
+        if level == 1:
+            await self._call_llm("wake_up")
+            return
+        for checkpoint in (self._checkpoint, *self._loaded.values()):
+            await asyncio.to_thread(check_files, checkpoint)
+        # The weights first: reading them takes memory that the KV cache would occupy.
+        await self._call_llm("wake_up", ["weights"])
+        await self._call_llm("collective_rpc", "reload_weights")  # adapters are read again with their next request
+        await self._call_llm("wake_up", ["kv_cache"])
 
 
 def build_adapter_arguments(checkpoint: Checkpoint, max_adapter_rank: int = 0, on_cpu: bool = False) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from torch import set_num_threads  # imported by name, because vllm replaces tor
 from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
 from flex_judge.judges.engines.hardware import choose_dtype
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
-from flex_judge.judges.engines.vllm.adapters import AdapterLoading, build_adapter_arguments, build_adapter_request
-from flex_judge.judges.engines.vllm.inputs import build_media_arguments, build_prompt
+from flex_judge.judges.engines.vllm.adapters import LiveChanges, build_adapter_arguments, build_adapter_request
+from flex_judge.judges.engines.vllm.inputs import build_media_arguments, build_params, build_prompt
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 from flex_judge.judges.errors import EngineLostError, GenerationError, JudgeError, UsageError
 from flex_judge.judges.media.prepared import PreparedMedia
@@ -29,7 +29,6 @@ from flex_judge.judges.models.checkpoints import open_checkpoint
 from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens
 from flex_judge.judges.models.omni import resolve_omni_model
 
-NEVER = -100.0  # the strongest logit bias that vllm accepts
 CPU_BLOCK = 32  # tokens per cache block: only full blocks are reused, and CPU attention needs at least 32
 
 
@@ -64,7 +63,7 @@ def _set_environment(config: EngineConfig) -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-class _VLLMBase(AdapterLoading):
+class _VLLMBase(LiveChanges):
     """Engine arguments, sampling parameters and output conversion of both vllm engines."""
 
     name = "vllm"
@@ -74,6 +73,7 @@ class _VLLMBase(AdapterLoading):
         from vllm.platforms import current_platform
 
         checkpoint = open_checkpoint(config.model, config.adapter)
+        super().__init__(config, checkpoint)
         self.model_id = checkpoint.model_id
         self.tokenizer = checkpoint.tokenizer
         self.profile = checkpoint.profile
@@ -81,9 +81,9 @@ class _VLLMBase(AdapterLoading):
         self._placeholders = PlaceholderTokens(checkpoint.profile, checkpoint.tokenizer)
         self.max_batch = config.max_batch
         self._stop_ids = sorted(checkpoint.stop_ids)
-        self._checkpoint, self._max_adapter_rank = checkpoint, config.max_adapter_rank
         self._adapter = build_adapter_request(checkpoint)
-        on_cpu = current_platform.is_cpu()  # depends on the installed vllm build, not on the machine's hardware
+        # This depends on the installed vllm build, not on the machine's hardware.
+        self._on_cpu = on_cpu = current_platform.is_cpu()
         self.engine_args: dict[str, Any] = {
             "model": str(resolve_omni_model(checkpoint)),
             "dtype": choose_dtype(config.dtype, on_gpu=not on_cpu),
@@ -97,6 +97,7 @@ class _VLLMBase(AdapterLoading):
             "logprobs_mode": "raw_logprobs",
             "generation_config": "vllm",  # ignore the checkpoint's sampling defaults; only the request's apply
             **build_media_arguments(checkpoint.profile),
+            "enable_sleep_mode": config.allow_sleep and not on_cpu,  # vllm refuses it on a CPU
             **build_adapter_arguments(checkpoint, config.max_adapter_rank, on_cpu),
         }
         self.engine_args |= (
@@ -115,24 +116,7 @@ class _VLLMBase(AdapterLoading):
         return int(self._llm.vllm_config.cache_config.block_size)
 
     def _build_params(self, sampling: Sampling) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        return SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            stop=list(sampling.stop) or None,
-            stop_token_ids=self._stop_ids,
-            # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
-            logit_bias=dict.fromkeys(self._placeholders.ids.values(), NEVER) or None,
-            include_stop_str_in_output=True,
-            skip_special_tokens=False,
-            structured_outputs=StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None,
-            logprob_token_ids=list(sampling.logprob_token_ids) or None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        return build_params(sampling, self._stop_ids, self._placeholders)
 
     def _build_generation(self, output: Any, sampling: Sampling) -> Generation:
         result = output.outputs[0]
@@ -192,18 +176,19 @@ class AsyncVLLMEngine(_VLLMBase):
         lora = adapter or self._adapter
         stream = self._llm.generate(prompt, self._build_params(sampling), request_id, lora_request=lora)
         try:
-            outputs = [output async for output in stream]
+            with self.sleeper.track_request():
+                outputs = [output async for output in stream]
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
         except (ValueError, VLLMClientError) as e:
             raise _build_usage_error(e) from e
         return self._build_generation(outputs[-1], sampling)
 
-    async def _add_lora(self, request: Any) -> None:
+    async def _call_llm(self, method: str, *args: Any) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            await self._llm.add_lora(request)
+            await getattr(self._llm, method)(*args)
         except EngineDeadError as e:
             raise EngineLostError(f"the vllm engine died: {e}") from e
 
@@ -254,8 +239,12 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
             set_num_threads(threads)
         self._llm = LLMEngine.from_engine_args(EngineArgs(**self.engine_args))
 
-    async def _add_lora(self, request: Any) -> None:
-        await self._call_in_thread(lambda: self._llm.add_lora(request))
+    async def _call_llm(self, method: str, *args: Any) -> None:
+        def call() -> None:
+            self._abort_cancelled()  # an engine that sleeps would never report them as finished
+            getattr(self._llm, method)(*args)
+
+        await self._call_in_thread(call)
 
     def _run_step(self, new: list[EngineRequest]) -> bool:
         from vllm.exceptions import VLLMClientError
@@ -281,12 +270,15 @@ class VLLMEngine(_VLLMBase, ThreadedEngine):
             if output.finished:
                 request = self._running.pop(output.request_id)
                 request.resolve(self._build_generation(output, request.sampling))
+        self._abort_cancelled()
+        return bool(self._running)
+
+    def _abort_cancelled(self) -> None:
         cancelled = [request_id for request_id, request in self._running.items() if request.is_cancelled]
         if cancelled:
             self._llm.abort_request(cancelled)
             for request_id in cancelled:
                 del self._running[request_id]
-        return bool(self._running)
 
     def _list_pending(self) -> list[EngineRequest]:
         return list(self._running.values())

@@ -1,10 +1,11 @@
-"""Conversion of prompts and media for vllm."""
+"""Conversion of prompts, media and sampling parameters for vllm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
@@ -12,6 +13,7 @@ from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, chec
 from flex_judge.judges.models.profiles import Profile
 
 MEDIA_PER_PROMPT = 64  # for each modality; vllm allows one by default
+NEVER = -100.0  # the strongest logit bias that vllm accepts
 
 
 def build_prompt(
@@ -87,3 +89,31 @@ def build_media_arguments(profile: Profile) -> dict[str, Any]:
     if not profile.placeholders:
         return {}
     return {"limit_mm_per_prompt": {modality.value: MEDIA_PER_PROMPT for modality in profile.placeholders}}
+
+
+def build_params(sampling: Sampling, stop_ids: Sequence[int], placeholders: PlaceholderTokens) -> Any:
+    """Build vllm's SamplingParams.
+
+    Args:
+        sampling: sampling parameters of a request.
+        stop_ids: tokens that end a turn.
+        placeholders: placeholder tokens of the model, which it must not generate.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop=list(sampling.stop) or None,
+        stop_token_ids=list(stop_ids),
+        # A generated placeholder token would stand for a medium once the reply is part of the next prompt.
+        logit_bias=dict.fromkeys(placeholders.ids.values(), NEVER) or None,
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
+        structured_outputs=StructuredOutputsParams(regex=sampling.regex) if sampling.regex else None,
+        logprob_token_ids=list(sampling.logprob_token_ids) or None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -511,6 +511,8 @@ async def test_the_openapi_page_describes_every_route_and_its_examples_work() ->
             "/rm",
             "/v1/adapters",
             "/v1/adapters/{name}",
+            "/v1/sleep",
+            "/v1/wake",
             "/v1/models",
             "/v1/rubrics",
             "/version",

@@ -31,7 +31,15 @@ ROWS = {
 }
 """Path -> names of the rows and of their results, and schema of a row."""
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-OPERATIONS = ["/v1/judge", "/v1/rewards", "/get_reward", "/rm", "/v1/media/{modality}/{digest}"]
+OPERATIONS = [
+    "/v1/judge",
+    "/v1/rewards",
+    "/get_reward",
+    "/rm",
+    "/v1/media/{modality}/{digest}",
+    "/v1/sleep",
+    "/v1/wake",
+]
 
 
 @pytest.fixture(scope="module")
