@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, run_concurrently
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.adapters import AdapterMethods
-from flex_judge.judges.engines.base import Engine, EngineConfig
+from flex_judge.judges.engines.base import Engine, EngineConfig, find_server
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.errors import GenerationError, LedgerError, RenderError, UsageError, is_input_error, to_one_line
 from flex_judge.judges.extras import require_extras
@@ -63,9 +63,9 @@ class FlexJudge(AdapterMethods):
         """Load a judge from its configuration.
 
         Raises:
-            MissingExtraError: the extra `judge` is not installed.
+            MissingExtraError: the extra `judge` is not installed, or `remote` for a model at an address.
         """
-        require_extras("FlexJudge", "judge")
+        require_extras("FlexJudge", "remote" if config.engine.is_remote else "judge")
         return cls(load_engine(config.engine), config.settings)
 
     @classmethod
@@ -222,6 +222,7 @@ class FlexJudge(AdapterMethods):
         vote_loop = VoteLoop(comparison, reply_generator, self.renderer, self.settings)
         provenance = {
             "engine": self.engine.name,
+            **({"server": server} if (server := find_server(self.engine)) else {}),
             "rubric": comparison.rubric,
             "key": self.compute_key(comparison),
             "settings": self._recorded_settings,
