@@ -148,8 +148,9 @@ def load_engine(config: EngineConfig) -> Engine:
 
 def _check_local_settings(config: EngineConfig) -> None:
     """Raise UsageError if a setting for remote models is given for a model in this process."""
-    for name in ("model_key", "tokenizer"):
+    for name in ("model_key", "model_tokenizer"):
         if getattr(config, name) is not None:
             raise UsageError.of_setting(
-                name, f"{name} is for a model at an address; name the model as http://HOST:PORT/v1#NAME, or leave it out"
+                name,
+                f"{name} is for a model at an address; name one as http://HOST:PORT/v1#NAME, or leave it out",
             )

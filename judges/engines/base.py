@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from flex_judge.judges.judgments import Usage
@@ -162,8 +163,13 @@ class EngineConfig:
     Above 0, the first adapter is not merged into the weights, which costs some speed."""
     model_key: Annotated[str, Metavar("env:NAME|FILE")] | None = None
     """API key of the server of a remote model: an environment variable or a file."""
-    tokenizer: Annotated[str, Metavar("MODEL")] | None = None
+    model_tokenizer: Annotated[str, Metavar("MODEL")] | None = None
     """Tokenizer of a remote model: folder or hub id (default: the model that the server names)."""
+
+    def __post_init__(self) -> None:
+        if self.model_key is not None and not self.model_key.startswith("env:"):
+            # Absolute, because replicas have other working directories.
+            object.__setattr__(self, "model_key", str(Path(self.model_key).expanduser().absolute()))
 
     @property
     def is_remote(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flex_judge.judges.engines.base import EngineConfig
+from flex_judge.judges.engines.base import REMOTE, EngineConfig
 from flex_judge.judges.errors import JudgeError, to_one_line
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
@@ -152,6 +152,11 @@ OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the sto
 
 
 def name_model(engine: EngineConfig) -> str:
-    """Return the public name of a model and its adapter: hub ids in full, the last folder of local paths."""
+    """Return the public name of a model and its adapter: hub ids in full, the last folder of local paths.
+
+    A remote model has its name at its server, whose address is nobody's business.
+    """
+    if engine.is_remote:
+        return engine.model.partition("#")[2] or REMOTE
     names = [engine.model, *([engine.adapter] if engine.adapter else [])]
     return "+".join(n.rstrip("/").rpartition("/")[2] if n.startswith(("/", "./", "../", "~")) else n for n in names)

@@ -16,7 +16,7 @@ from flex_judge.judges.engines.base import REMOTE, EngineConfig, Generation, Sam
 from flex_judge.judges.engines.remote.messages import build_request, read_generation
 from flex_judge.judges.engines.remote.probing import ServerModel, ServerProbe, check_settings
 from flex_judge.judges.engines.remote.transport import Transport
-from flex_judge.judges.errors import EngineLostError, MediaError, ModelNotFoundError, UsageError
+from flex_judge.judges.errors import EngineLostError, MediaError, ModelNotFoundError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models import WEIGHT_PATTERNS, resolve_tokenizer
 from flex_judge.judges.models.cache import fingerprint_folder
@@ -41,9 +41,10 @@ def load(config: EngineConfig) -> RemoteEngine:
     check_settings(config)
     with ServerProbe(config) as probe:
         model = probe.find_model()
-        folder = _find_tokenizer(config, model)
+        tokenizer_name = probe.name_tokenizer(model)
+        folder = _find_tokenizer(config, tokenizer_name)
         tokenizer = load_tokenizer(folder)
-        probe.check_tokenizer(model, tokenizer, config.tokenizer or model.base)
+        probe.check_tokenizer(model, tokenizer, tokenizer_name)
         probe.check_token_level(model, tokenizer)
         return RemoteEngine(config, model, folder, tokenizer, probe.key)
 
@@ -74,7 +75,9 @@ class RemoteEngine:
             "url": model.url,
             "level": LEVEL,
             "software": model.software or "unknown",
-            "weights": f"files of {model.root}" if is_complete else f"unverified; the server names {model.root or 'none'}",
+            "weights": f"files of {model.root}"
+            if is_complete
+            else f"unverified; the server names {model.root or 'none'}",
         }
         """What is known of the server, for the provenance of judgments."""
         self._name, self._stall_s = model.name, config.stall_s
@@ -122,19 +125,16 @@ class RemoteEngine:
         self._transport.close()
 
 
-def _find_tokenizer(config: EngineConfig, model: ServerModel) -> Path:
-    """Find the folder of the tokenizer: the configured one, or that of the model which the server names."""
-    name = config.tokenizer or model.base
-    if not name:
-        raise UsageError(f"{model.url}: the server does not name the model's files; name the tokenizer with --tokenizer")
+def _find_tokenizer(config: EngineConfig, name: str) -> Path:
+    """Find the folder of a tokenizer on this machine or the hub."""
     try:
         return resolve_tokenizer(name)
     except ModelNotFoundError as e:
-        if config.tokenizer is not None:
+        if config.model_tokenizer is not None:
             raise
         raise ModelNotFoundError(
-            f"{model.url} serves {name!r}, whose tokenizer is not available here; name the tokenizer's folder or hub id "
-            f"with --tokenizer ({e})"
+            f"the server names {name!r}, which is not available here; name the tokenizer's folder or hub id with "
+            f"--model-tokenizer ({e})"
         ) from e
 
 

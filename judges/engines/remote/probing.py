@@ -32,7 +32,9 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_TRIES = 4
 TRANSIENT_STATUSES = {429, 502, 503, 504}
 TOLERANCE = 0.05  # of a probability; half precision and other requests of a batch change the last digits
-TEXT = "Plain text, digits 1234567 and 3.14, a tab\tand  two spaces.\n\nDéjà vu, naïve, Größe, 日本語, Привет, 🙂 {}[]<>"
+TEXT = (
+    "Plain text, digits 1234567 and 3.14, a tab\tand  two spaces.\n\nDéjà vu, naïve, Größe, 日本語, Привет, 🙂 {}[]<>"
+)
 """Text on which two tokenizers of different models differ."""
 
 
@@ -73,6 +75,7 @@ class ServerProbe:
         """
         import httpx
 
+        self._config = config
         self.address = ServedModel.parse(config.model)
         self.key = read_key(config.model_key) if config.model_key is not None else None
         self._http = httpx.Client(
@@ -98,7 +101,9 @@ class ServerProbe:
         try:
             cards = {str(card["id"]): card for card in body["data"]}
         except (KeyError, TypeError) as e:
-            raise AccessError(f"{url}: /models is no list of models; name the API's base URL, as http://HOST:PORT/v1") from e
+            raise AccessError(
+                f"{url}: /models is no list of models; name the API's base URL, as http://HOST:PORT/v1"
+            ) from e
         bases = [card_name for card_name, card in cards.items() if not card.get("parent")]
         if not name and len(bases) == 1:
             name = bases[0]
@@ -116,6 +121,18 @@ class ServerProbe:
             max_model_len=length if isinstance(length, int) else None,
             software=self._find_software(str(base.get("owned_by") or "")),
         )
+
+    def name_tokenizer(self, model: ServerModel) -> str:
+        """Return the folder or hub id of the tokenizer: the configured one, or that of the model which the server names.
+
+        Raises:
+            UsageError: there is neither.
+        """
+        if not (name := self._config.model_tokenizer or model.base):
+            raise UsageError(
+                f"{model.url}: the server does not name its model; name a tokenizer with --model-tokenizer"
+            )
+        return name
 
     def check_tokenizer(self, model: ServerModel, tokenizer: Any, source: str) -> None:
         """Check that a tokenizer is the one of the served model, by encoding the same text with both.
@@ -142,7 +159,7 @@ class ServerProbe:
         if actual != expected:
             raise UsageError(
                 f"tokenizer {source}: encodes text differently from {model.name!r} at {model.url}, so it is not the "
-                "tokenizer of the served model; name that one with --tokenizer"
+                "tokenizer of the served model; name that one with --model-tokenizer"
             )
 
     def check_token_level(self, model: ServerModel, tokenizer: Any) -> None:
@@ -170,7 +187,9 @@ class ServerProbe:
             body = self._complete(build_request(model.name, prompt, sampling))
             return read_generation(body, sampling, prompt, tokenizer)
         except GenerationError as e:
-            raise self._build_missing_error(f"completions with token ids and log-probabilities of given tokens: {e}") from e
+            raise self._build_missing_error(
+                f"completions with token ids and log-probabilities of given tokens: {e}"
+            ) from e
 
     def _complete(self, request: dict[str, Any]) -> Any:
         try:
@@ -215,7 +234,9 @@ class ServerProbe:
     def _read_json(self, response: httpx.Response) -> Any:
         if response.status_code >= 500:
             message = summarize_error(response, self.key)
-            raise ServiceUnavailableError(f"{self.address.url}: {response.status_code}: {message}; see the server's log")
+            raise ServiceUnavailableError(
+                f"{self.address.url}: {response.status_code}: {message}; see the server's log"
+            )
         if not response.is_success:
             error = build_rejection(response, self.key)
             raise type(error)(f"{self.address.url}: {error}")
@@ -237,6 +258,16 @@ def check_server(config: EngineConfig) -> ServerModel:
     check_settings(config)
     with ServerProbe(config) as probe:
         return probe.find_model()
+
+
+def name_tokenizer(config: EngineConfig) -> str:
+    """Return the model whose tokenizer a remote model has: the configured one, or the one that the server names.
+
+    Raises:
+        JudgeError: the server does not answer, or does not name one, see `check_server`.
+    """
+    with ServerProbe(config) as probe:
+        return probe.name_tokenizer(probe.find_model())
 
 
 def check_settings(config: EngineConfig) -> None:

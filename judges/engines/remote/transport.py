@@ -14,7 +14,7 @@ from flex_judge.judges.http import Backoff, describe_no_response, parse_retry_af
 from flex_judge.judges.io.json_values import dump_json
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 CONNECT_TIMEOUT_S = 10.0
 FIRST_RETRY_S, MAX_RETRY_S = 0.5, 20.0
