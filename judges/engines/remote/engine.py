@@ -42,7 +42,7 @@ def load(config: EngineConfig) -> RemoteEngine:
     with ServerProbe(config) as probe:
         model = probe.find_model()
         tokenizer_name = probe.name_tokenizer(model)
-        folder = _find_tokenizer(config, tokenizer_name)
+        folder = find_tokenizer(config, tokenizer_name)
         tokenizer = load_tokenizer(folder)
         probe.check_tokenizer(model, tokenizer, tokenizer_name)
         probe.check_token_level(model, tokenizer)
@@ -75,9 +75,7 @@ class RemoteEngine:
             "url": model.url,
             "level": LEVEL,
             "software": model.software or "unknown",
-            "weights": f"files of {model.root}"
-            if is_complete
-            else f"unverified; the server names {model.root or 'none'}",
+            "weights": f"{'files of' if is_complete else 'not verified: the server names'} {model.root or 'none'}",
         }
         """What is known of the server, for the provenance of judgments."""
         self._name, self._stall_s = model.name, config.stall_s
@@ -125,8 +123,12 @@ class RemoteEngine:
         self._transport.close()
 
 
-def _find_tokenizer(config: EngineConfig, name: str) -> Path:
-    """Find the folder of a tokenizer on this machine or the hub."""
+def find_tokenizer(config: EngineConfig, name: str) -> Path:
+    """Find the folder of a remote model's tokenizer, on this machine or the hub.
+
+    Raises:
+        ModelNotFoundError: it is in neither.
+    """
     try:
         return resolve_tokenizer(name)
     except ModelNotFoundError as e:

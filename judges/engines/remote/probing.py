@@ -1,6 +1,6 @@
 """What a server offers: its models, and whether it can judge with token ids. Sends a few requests and waits for them.
 
-The level `tokens` needs prompts as token ids, the ids of the generated tokens, a grammar, and log-probabilities of given
+The level `tokens` needs prompts as token ids, the ids of generated tokens, a grammar, and log-probabilities of given
 tokens after the grammar and before temperature. Each is tried, because servers ignore fields that they do not know.
 """
 
@@ -123,7 +123,7 @@ class ServerProbe:
         )
 
     def name_tokenizer(self, model: ServerModel) -> str:
-        """Return the folder or hub id of the tokenizer: the configured one, or that of the model which the server names.
+        """Return the folder or hub id of the tokenizer: the configured one, or the model that the server names.
 
         Raises:
             UsageError: there is neither.
@@ -185,7 +185,8 @@ class ServerProbe:
     def _generate(self, model: ServerModel, prompt: list[int], sampling: Sampling, tokenizer: Any) -> Generation:
         try:
             body = self._complete(build_request(model.name, prompt, sampling))
-            return read_generation(body, sampling, prompt, tokenizer)
+            # The caller checks the grammar, to name it as what is missing.
+            return read_generation(body, replace(sampling, regex=None), prompt, tokenizer)
         except GenerationError as e:
             raise self._build_missing_error(
                 f"completions with token ids and log-probabilities of given tokens: {e}"
