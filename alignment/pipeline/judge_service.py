@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flex_judge.judges.errors import UsageError, hint_similar_name
-from flex_judge.judges.http import read_key
+from flex_judge.judges.io.http import read_key
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError, to_one_line
-from flex_judge.judges.http import Backoff, describe_no_response, extract_message, parse_retry_after
+from flex_judge.judges.io.http import Backoff, describe_no_response, extract_message, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES
 

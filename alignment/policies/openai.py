@@ -14,7 +14,7 @@ from flex_judge.alignment.policies.sampling import check_sample_indices, seed_fo
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
-from flex_judge.judges.http import normalize_base_url, read_key
+from flex_judge.judges.io.http import normalize_base_url, read_key
 from flex_judge.judges.types import Message
 
 COMPLETIONS_PATH = "/chat/completions"

@@ -16,7 +16,7 @@ from flex_judge.judges.engines import ENGINES, check_engine, resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.hardware import GIB, has_accelerators
 from flex_judge.judges.errors import AccessError, EngineLostError, ServiceUnavailableError, UsageError
-from flex_judge.judges.http import describe_no_response
+from flex_judge.judges.io.http import describe_no_response
 from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.reward.client.client import HEALTH_TIMEOUT_S, KEY_VARIABLE

@@ -7,7 +7,7 @@ import os
 import re
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.http import read_key_source
+from flex_judge.judges.io.http import read_key_source
 
 MIN_KEY_LENGTH = 20
 """Length below which a key counts as short: hashes of short keys can be reversed by trying all keys."""

@@ -17,7 +17,7 @@ from flex_judge.judges.errors import (
     ServiceUnavailableError,
     UsageError,
 )
-from flex_judge.judges.http import Backoff, describe_no_response, parse_retry_after
+from flex_judge.judges.io.http import Backoff, describe_no_response, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.media.types import Media
 from flex_judge.reward.client.responses import (

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from flex_judge.judges.engines.base import REMOTE, EngineConfig
+from flex_judge.judges.engines.remote.address import ServedModel
 from flex_judge.judges.errors import JudgeError, to_one_line
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
@@ -157,6 +158,6 @@ def name_model(engine: EngineConfig) -> str:
     A remote model has its name at its server, whose address is nobody's business.
     """
     if engine.is_remote:
-        return engine.model.partition("#")[2] or REMOTE
+        return ServedModel.parse(engine.model).name or REMOTE
     names = [engine.model, *([engine.adapter] if engine.adapter else [])]
     return "+".join(n.rstrip("/").rpartition("/")[2] if n.startswith(("/", "./", "../", "~")) else n for n in names)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flex_judge.experiments.commands.doctor.run import Check
-from flex_judge.experiments.commands.doctor.view import print_json, print_rows
+from flex_judge.experiments.commands.doctor.view import Check, print_json, print_rows
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.remote.probing import ServerModel, ServerProbe
 from flex_judge.judges.errors import JudgeError, UsageError, to_one_line
@@ -20,6 +19,10 @@ NAMES = ("server", "extra", "tokenizer", "judging")
 
 def check_remote_judge(config: EngineConfig) -> list[Check]:
     """Run the checks up to the first that fails.
+
+    Args:
+        config: the model with its address, the source of its key, and the tokenizer if it is not the one that the
+            server names.
 
     Raises:
         UsageError: the model is not an address, or its key cannot be read.
@@ -37,7 +40,15 @@ def check_remote_judge(config: EngineConfig) -> list[Check]:
 
 
 def main(config: EngineConfig, as_json: bool) -> int:
-    """Run and print the checks of a remote judge; return the exit status: 0 if it can judge, else 1."""
+    """Run and print the checks of a remote judge.
+
+    Args:
+        config: the model, see `check_remote_judge`.
+        as_json: print one JSON object instead of a table.
+
+    Returns:
+        The exit status: 0 if the model can judge, else 1.
+    """
     checks = check_remote_judge(config)
     obstacles = [check.name for check in checks if check.status == "missing"]
     if as_json:

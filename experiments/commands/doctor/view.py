@@ -1,16 +1,26 @@
-"""Output of `flex-judge doctor`: a table, plain lines or JSON."""
+"""Results of the checks of `flex-judge doctor`, and their output: a table, plain lines or JSON."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from flex_judge.judges.io.json_values import dump_json
 
-if TYPE_CHECKING:
-    from flex_judge.experiments.commands.doctor.run import Check
+CheckStatus = Literal["ok", "warn", "missing"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of one check."""
+
+    name: str
+    status: CheckStatus
+    detail: str
+    fix: str = ""
+    """Shell command that fixes the problem; empty without one."""
 
 
 def print_json(checks: Sequence[Check], obstacles: Sequence[str]) -> None:

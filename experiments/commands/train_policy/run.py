@@ -52,8 +52,8 @@ from flex_judge.experiments.common.training.flags import TrainingFlags
 from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run_command
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import EngineLostError, UsageError
-from flex_judge.judges.http import read_key
 from flex_judge.judges.io.columns import ColumnMapping
+from flex_judge.judges.io.http import read_key
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
 from flex_judge.reward.types import RewardSpec

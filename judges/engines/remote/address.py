@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.http import normalize_base_url
+from flex_judge.judges.io.http import normalize_base_url
 
 
 @dataclass(frozen=True)

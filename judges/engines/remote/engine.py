@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flex_judge.judges.engines.base import REMOTE, EngineConfig, Generation, Sampling
+from flex_judge.judges.engines.remote.address import ServedModel
 from flex_judge.judges.engines.remote.messages import build_request, read_generation
 from flex_judge.judges.engines.remote.probing import ServerModel, ServerProbe, check_settings
 from flex_judge.judges.engines.remote.transport import Transport
@@ -82,7 +83,7 @@ class RemoteEngine:
         self._placeholders = PlaceholderTokens(self.profile, tokenizer)
         self._stop_ids = sorted(collect_stop_ids(folder, tokenizer, vocabulary, self.profile))
         self._transport = Transport(model.url, key, config.stall_s, config.max_batch)
-        self._health_url = f"{model.url.removesuffix('/v1')}/health"
+        self._health_url = f"{ServedModel(model.url, model.name).root_url}/health"
         self._probe: asyncio.Task[bool] | None = None
 
     async def generate(
@@ -153,5 +154,5 @@ def _fingerprint_model(model: ServerModel, tokenizer_folder: Path) -> tuple[str,
         if len(fingerprints) == 1:
             return fingerprints[0], True
         return hashlib.sha256("+".join(fingerprints).encode()).hexdigest()[:12], True
-    known = (model.base, model.root, fingerprint_folder(tokenizer_folder))
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:12], False
+    names = (model.base, model.root, fingerprint_folder(tokenizer_folder))
+    return hashlib.sha256(repr(names).encode()).hexdigest()[:12], False

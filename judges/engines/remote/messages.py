@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.engines.base import FinishReason, Generation, Sampling
 from flex_judge.judges.errors import AccessError, GenerationError, UsageError, to_one_line
-from flex_judge.judges.http import extract_message
+from flex_judge.judges.io.http import extract_message
 
 if TYPE_CHECKING:
     import httpx

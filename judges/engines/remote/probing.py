@@ -22,7 +22,7 @@ from flex_judge.judges.errors import (
     ServiceUnavailableError,
     UsageError,
 )
-from flex_judge.judges.http import Backoff, describe_no_response, parse_retry_after, read_key
+from flex_judge.judges.io.http import Backoff, describe_no_response, parse_retry_after, read_key
 
 if TYPE_CHECKING:
     import httpx

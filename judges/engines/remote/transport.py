@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from flex_judge.judges.engines.remote.messages import build_rejection, summarize_error
 from flex_judge.judges.errors import EngineLostError, GenerationError
-from flex_judge.judges.http import Backoff, describe_no_response, parse_retry_after
+from flex_judge.judges.io.http import Backoff, describe_no_response, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
 
 if TYPE_CHECKING:

@@ -163,7 +163,7 @@ def test_the_key_is_sent_and_never_shown(server: ModelServer, monkeypatch: pytes
     assert server.key not in json.dumps(judgment.to_json())
     assert server.key.encode() not in (tmp_path / "ledger.sqlite").read_bytes()
     for key in (None, "env:BAD"):
-        with pytest.raises(AccessError, match="401: Unauthorized.*--model-key env:NAME") as caught:
+        with pytest.raises(AccessError, match=r"401: Unauthorized.*--model-key env:NAME") as caught:
             check_engine(EngineConfig(server.model, model_key=key))
         assert "wrong-key" not in str(caught.value)
     with pytest.raises(UsageError, match="NOWHERE is not set"):
@@ -194,7 +194,7 @@ def test_a_wrong_tokenizer_is_refused(server: ModelServer, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"encodes text differently from 'judge' .*--model-tokenizer$"):
         load(server, model_tokenizer=str(other))
     server.root = str(tmp_path / "elsewhere")
-    with pytest.raises(ModelNotFoundError, match="the server names .*elsewhere.*name the tokenizer's folder"):
+    with pytest.raises(ModelNotFoundError, match=r"the server names .*elsewhere.*name the tokenizer's folder"):
         load(server)
     assert load(server, model_tokenizer=str(tmp_path / "judge")).tokenizer.get_vocab()
     server.root = ""
@@ -238,7 +238,7 @@ def test_log_probabilities_that_depend_on_temperature_are_refused(server: ModelS
 
 def test_no_server_at_the_address(server: ModelServer) -> None:
     server.stop()
-    with pytest.raises(ServiceUnavailableError, match="no answer .*check that the server is running"):
+    with pytest.raises(ServiceUnavailableError, match=r"no answer .*check that the server is running"):
         check_engine(EngineConfig(server.model))
 
 
@@ -283,7 +283,7 @@ def test_an_engine_serves_one_event_loop_after_the_other(server: ModelServer) ->
 
 def test_a_remote_judge_imports_no_model_library(server: ModelServer) -> None:
     code = (
-        "import sys\nfor name in ('torch', 'vllm', 'xgrammar', 'PIL', 'av', 'ray', 'pyarrow'): sys.modules[name] = None\n"
+        "import sys\nsys.modules |= dict.fromkeys(('torch', 'vllm', 'xgrammar', 'PIL', 'av', 'ray', 'pyarrow'))\n"
         "from flex_judge.judges import Comparison, FlexJudge\n"
         f"judge = FlexJudge.from_pretrained({server.model!r}, max_think_tokens=64, max_model_len=4096)\n"
         "print(judge.judge([Comparison.of('What is 2 + 3?', 'It is 5.')])[0].status)\n"

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.errors import AccessError, RequestTooLargeError, ServiceTimeoutError, UsageError
-from flex_judge.judges.http import Backoff
+from flex_judge.judges.io.http import Backoff
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.client.encoding import split_into_batches
