@@ -77,24 +77,28 @@ class FlexJudge(AdapterMethods):
         max_model_len: int = 8192,
         ledger: str | None = None,
         max_adapter_rank: int = 0,
+        model_key: str | None = None,
+        model_tokenizer: str | None = None,
         **settings: Any,
     ) -> FlexJudge:
         """Load a judge.
 
         Args:
-            model: name of an embedded model, a folder, or a hub id.
-            engine: `vllm`, `transformers`, or `auto`.
+            model: name of an embedded model, a folder, a hub id, or `URL#NAME` of a model that your own server runs.
+            engine: `vllm`, `transformers`, `remote` (for a URL), or `auto`.
             adapter: folder or hub id of a LoRA adapter for the model.
             max_model_len: maximum length of prompt and reply together, in tokens.
             ledger: SQLite file that records generations; recorded generations are not computed again.
             max_adapter_rank: maximum rank of adapters that `load_adapter` may load; 0 loads none.
+            model_key: API key of the server of a remote model: `env:NAME` or a file.
+            model_tokenizer: tokenizer of a remote model, if the server names none or another one.
             **settings: fields of `JudgeSettings`.
 
         Raises:
-            MissingExtraError: the extra `judge` is not installed.
+            MissingExtraError: the extra `judge` is not installed, or `remote` for a model at an address.
         """
-        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
-        config = replace(config, max_adapter_rank=max_adapter_rank)
+        more: Any = {"max_adapter_rank": max_adapter_rank, "model_key": model_key, "model_tokenizer": model_tokenizer}
+        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger, **more)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:

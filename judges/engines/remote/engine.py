@@ -114,9 +114,10 @@ class RemoteEngine:
         Each call asks the server in the background, so that an idle engine notices too.
         """
         self._transport.check_open()
-        if self._probe is None or self._probe.done():
+        loop = asyncio.get_running_loop()
+        if self._probe is None or self._probe.done() or self._probe.get_loop() is not loop:
             self._probe = asyncio.create_task(self._transport.is_answering(self._health_url))
-        if self._transport.silent_s > self._stall_s:
+        if self._transport.away_s > self._stall_s:
             raise EngineLostError(f"{self._transport.url}: no answer for {self._stall_s:g} s")
 
     def close(self) -> None:

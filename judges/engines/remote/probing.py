@@ -208,9 +208,11 @@ class ServerProbe:
 
     def _find_software(self, owner: str) -> str:
         """Return name and version of the server, for provenance only."""
+        import httpx
+
         try:
             version = self._http.get(f"{self.address.root_url}/version").json()["version"]
-        except Exception:  # noqa: BLE001 - servers without this route answer anything
+        except (httpx.RequestError, ValueError, TypeError, KeyError):  # a server without this route may answer anything
             return owner
         return f"{owner} {version}".strip()[:80]
 

@@ -46,6 +46,7 @@ class Transport:
         self._key, self._stall_s, self._max_concurrency = key, stall_s, max_concurrency
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
         self._answered = time.monotonic()
+        self._away_since: float | None = None
         self._is_closed = False
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -75,21 +76,24 @@ class Transport:
             await asyncio.sleep(delay)
 
     async def is_answering(self, url: str) -> bool:
-        """Return whether the server answers a GET request with a status below 500, and remember that it does."""
+        """Return whether the server answers a GET request with a status below 500, and remember it."""
         import httpx
 
         try:
             response = await self._get_pool().http.get(url, timeout=CONNECT_TIMEOUT_S)
+            is_answering = response.status_code < 500
         except httpx.RequestError:
-            return False
-        if response.status_code < 500:
-            self._answered = time.monotonic()
-        return response.status_code < 500
+            is_answering = False
+        if is_answering:
+            self._record_answer()
+        elif self._away_since is None:
+            self._away_since = time.monotonic()
+        return is_answering
 
     @property
-    def silent_s(self) -> float:
-        """Seconds since the server last answered anything."""
-        return time.monotonic() - self._answered
+    def away_s(self) -> float:
+        """Seconds since `is_answering` first found that the server does not; 0 if it has answered since."""
+        return 0.0 if self._away_since is None else time.monotonic() - self._away_since
 
     def check_open(self) -> None:
         """Raise EngineLostError if the transport was closed."""
@@ -132,7 +136,7 @@ class Transport:
             problem = f"{status}: {summarize_error(response, self._key)}"
             if status in BUSY_STATUSES | AWAY_STATUSES:
                 return _Attempt(problem=problem, retry_after_s=parse_retry_after(response.headers.get("Retry-After")))
-            self._answered = time.monotonic()
+            self._record_answer()
             if status >= 500:
                 return _Attempt(problem=problem, is_broken=True)
             if not response.is_success:
@@ -142,6 +146,9 @@ class Transport:
                 return _Attempt(value=response.json(), is_complete=True)
             except ValueError:
                 return _Attempt(problem=f"expected JSON, got {response.text!r:.80}", is_broken=True)
+
+    def _record_answer(self) -> None:
+        self._answered, self._away_since = time.monotonic(), None
 
     def _handle_stall(self, error: Exception, started: float) -> _Attempt:
         """Raise the error for a request that had no response within `stall_s`: it was waited for long enough."""

@@ -282,11 +282,13 @@ def test_an_engine_serves_one_event_loop_after_the_other(server: ModelServer) ->
 
 
 def test_a_remote_judge_imports_no_model_library(server: ModelServer) -> None:
+    server.key = "open-sesame-1234567890"
     code = (
         "import sys\nsys.modules |= dict.fromkeys(('torch', 'vllm', 'xgrammar', 'PIL', 'av', 'ray', 'pyarrow'))\n"
         "from flex_judge.judges import Comparison, FlexJudge\n"
-        f"judge = FlexJudge.from_pretrained({server.model!r}, max_think_tokens=64, max_model_len=4096)\n"
+        f"judge = FlexJudge.from_pretrained({server.model!r}, max_think_tokens=64, model_key='env:MODEL_KEY')\n"
         "print(judge.judge([Comparison.of('What is 2 + 3?', 'It is 5.')])[0].status)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=120)
+    environment = {**os.environ, "MODEL_KEY": server.key}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.stdout == "ok\n", done.stderr
