@@ -155,7 +155,7 @@ OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the sto
 def name_model(engine: EngineConfig) -> str:
     """Return the public name of a model and its adapter: hub ids in full, the last folder of local paths.
 
-    A remote model has its name at its server, whose address is nobody's business.
+    A remote model has its name at its server, without the address.
     """
     if engine.is_remote:
         return ServedModel.parse(engine.model).name or REMOTE

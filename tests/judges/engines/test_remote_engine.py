@@ -18,7 +18,7 @@ from scripts import SETTINGS
 
 from flex_judge.judges import Comparison, EngineConfig, FlexJudge, Status
 from flex_judge.judges.engines import Engine, Sampling, check_engine, load_engine, resolve_engine
-from flex_judge.judges.engines.scripted import ScriptedEngine
+from flex_judge.judges.engines.scripted import ScriptedEngine, build_byte_tokenizer
 from flex_judge.judges.errors import (
     AccessError,
     EngineLostError,
@@ -90,6 +90,20 @@ def test_a_request_states_every_sampling_parameter(server: ModelServer) -> None:
         "logprob_token_ids": [3, 4],
         "return_tokens_as_token_ids": True,
     }
+
+
+def test_placeholder_tokens_are_never_generated(tmp_path: Path) -> None:
+    folder = tmp_path / "vl"
+    marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    build_byte_tokenizer(marks).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl"}))
+    with ModelServer(folder) as server:
+        server.engine.tokenizer = build_byte_tokenizer(marks)
+        engine = load(server)
+        continue_text(engine, "a", Sampling(3))
+        engine.close()
+    pads = engine.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>"])
+    assert server.bodies[-1]["logit_bias"] == {str(token): -100.0 for token in pads}
 
 
 def test_finish_reasons(server: ModelServer) -> None:
@@ -187,8 +201,6 @@ def test_settings_of_local_models_are_refused(server: ModelServer) -> None:
 
 
 def test_a_wrong_tokenizer_is_refused(server: ModelServer, tmp_path: Path) -> None:
-    from flex_judge.judges.engines.scripted import build_byte_tokenizer
-
     other = write_checkpoint(tmp_path / "other")
     build_byte_tokenizer(("Plain",)).save_pretrained(other)
     with pytest.raises(UsageError, match=r"encodes text differently from 'judge' .*--model-tokenizer$"):
