@@ -102,7 +102,7 @@ def _run_command(argv: list[str]) -> int:
         if argv[0] in TRAINING_COMMANDS:
             return _run_training(argv[0], argv[1:])
         options = parser.parse_args(spell_with_dashes(argv))
-        require_command_extras(options.command)
+        require_command_extras(options.command, getattr(options, "model", None))
         command = COMMANDS[options.command]
         with describe_stop(command.stop_plan), show_silent_start():
             status: int = command.load_package().main(options)

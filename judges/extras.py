@@ -30,6 +30,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "pyarrow",
         "jinja2",
     ),
+    "remote": ("transformers", "jinja2"),
     "serve": ("ray", "fastapi", "uvicorn", "psutil", "prometheus_client"),
     "train": ("trl", "ray", "datasets", "accelerate", "scipy"),
     "eval": ("scipy", "sklearn", "rapidfuzz", "pandas", "numpy", "jinja2"),

@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence, Sized
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flex_judge.judges.concurrency import EngineSemaphore, iterate_in_new_loop, run_concurrently
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.engines.adapters import AdapterMethods
-from flex_judge.judges.engines.base import Engine, EngineConfig
+from flex_judge.judges.engines.base import Engine, EngineConfig, find_server
 from flex_judge.judges.engines.recording.recording import RecordingEngine
 from flex_judge.judges.engines.sleep import SleepMethods, hold_awake
 from flex_judge.judges.errors import GenerationError, LedgerError, RenderError, UsageError, is_input_error, to_one_line
@@ -64,9 +64,9 @@ class FlexJudge(AdapterMethods, SleepMethods):
         """Load a judge from its configuration.
 
         Raises:
-            MissingExtraError: the extra `judge` is not installed.
+            MissingExtraError: the extra `judge` is not installed, or `remote` for a model at an address.
         """
-        require_extras("FlexJudge", "judge")
+        require_extras("FlexJudge", "remote" if config.engine.is_remote else "judge")
         return cls(load_engine(config.engine), config.settings)
 
     @classmethod
@@ -77,27 +77,24 @@ class FlexJudge(AdapterMethods, SleepMethods):
         adapter: str | None = None,
         max_model_len: int = 8192,
         ledger: str | None = None,
-        max_adapter_rank: int = 0,
-        allow_sleep: bool = False,
         **settings: Any,
     ) -> FlexJudge:
         """Load a judge.
 
         Args:
-            model: name of an embedded model, a folder, or a hub id.
-            engine: `vllm`, `transformers`, or `auto`.
+            model: name of an embedded model, a folder, a hub id, or `URL#NAME` of a model that your own server runs.
+            engine: `vllm`, `transformers`, `remote` (for a URL), or `auto`.
             adapter: folder or hub id of a LoRA adapter for the model.
             max_model_len: maximum length of prompt and reply together, in tokens.
             ledger: SQLite file that records generations; recorded generations are not computed again.
-            max_adapter_rank: maximum rank of adapters that `load_adapter` may load; 0 loads none.
-            allow_sleep: whether `sleep` may free the engine's memory.
-            **settings: fields of `JudgeSettings`.
+            **settings: fields of `JudgeSettings` and further ones of `EngineConfig`, such as `max_adapter_rank`.
 
         Raises:
-            MissingExtraError: the extra `judge` is not installed.
+            MissingExtraError: the extra `judge` is not installed, or `remote` for a model at an address.
         """
-        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger)
-        config = replace(config, max_adapter_rank=max_adapter_rank, allow_sleep=allow_sleep)
+        names = {f.name for f in fields(EngineConfig)} - {f.name for f in fields(JudgeSettings)}
+        more = {name: settings.pop(name) for name in names & settings.keys()}
+        config = EngineConfig(model, engine, adapter=adapter, max_model_len=max_model_len, ledger=ledger, **more)
         return cls.from_config(JudgeConfig(config, JudgeSettings(**settings)))
 
     def judge(self, comparisons: Iterable[Comparison], progress: bool = False) -> list[Judgment]:
@@ -227,6 +224,7 @@ class FlexJudge(AdapterMethods, SleepMethods):
         vote_loop = VoteLoop(comparison, reply_generator, self.renderer, self.settings)
         provenance = {
             "engine": self.engine.name,
+            **({"server": server} if (server := find_server(self.engine)) else {}),
             "rubric": comparison.rubric,
             "key": self.compute_key(comparison),
             "settings": self._recorded_settings,

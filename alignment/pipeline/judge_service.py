@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flex_judge.judges.errors import UsageError, hint_similar_name
+from flex_judge.judges.io.http import read_key
 from flex_judge.judges.judgments import Judgment, Status
 from flex_judge.judges.rubrics import ASK_OPERATOR, Rubric, list_rubrics, load_rubric, set_rubric_source
 from flex_judge.judges.types import Comparison
-from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.client.client import JudgeClient
 from flex_judge.reward.client.encoding import encode_rubric
 from flex_judge.reward.groups.methods import JudgeFunction

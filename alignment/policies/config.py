@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.alignment.policies.base import Policy
 from flex_judge.judges.engines import ENGINES, check_engine, load_engine
-from flex_judge.judges.engines.base import EngineConfig
+from flex_judge.judges.engines.base import REMOTE, EngineConfig
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.media.prepared import MediaLimits
 from flex_judge.judges.validation.classes import PositiveFloat, settings_class
@@ -54,7 +54,7 @@ class PolicyConfig(EngineConfig):
 
 def list_policy_names() -> list[str]:
     """List the values of `PolicyConfig.engine`: built-in ones first, then installed packages."""
-    built_in = ["auto", *ENGINES, ENDPOINT_ENGINE]
+    built_in = ["auto", *(name for name in ENGINES if name != REMOTE), ENDPOINT_ENGINE]
     return [*built_in, *sorted(name for name in entry_points(group=ENTRY_POINT_GROUP).names if name not in built_in)]
 
 
@@ -72,6 +72,8 @@ def check_policy(config: PolicyConfig) -> None:
         _reject_settings(config, ("adapter", "ledger", "media"), "does not apply to an endpoint; set it on its server")
         _make_openai_policy(config)  # checks url and key, but does not connect yet
     elif config.kind == "auto" or config.kind in ENGINES:
+        if config.is_remote:
+            raise UsageError("a policy at an address has engine openai: give the address as its url (--policy-url)")
         _reject_settings(config, ("url", "api_key", "options"), "is for engine openai or an external policy only")
         check_engine(config)
     else:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError, to_one_line
+from flex_judge.judges.io.http import Backoff, describe_no_response, extract_message, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
-from flex_judge.reward.client.retry import Backoff, describe_no_response, parse_retry_after
 from flex_judge.reward.client.transport import CONNECT_TIMEOUT_S, MAX_RETRY_S, TRANSIENT_STATUSES
 
 if TYPE_CHECKING:
@@ -16,22 +15,6 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_S = 0.5
 HEALTH_TIMEOUT_S = 10.0
-
-
-def normalize_base_url(url: str) -> str:
-    """Return the base URL of the API; `/v1` is appended if the URL has no path.
-
-    Raises:
-        UsageError: The URL is invalid. The message does not repeat it, because it may hold a key.
-    """
-    try:
-        parts = urlsplit(url.rstrip("/"))
-        is_valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_valid = False
-    if not is_valid or parts.username is not None or parts.query or parts.fragment:
-        raise UsageError("url: expected http(s)://HOST[:PORT][/PATH], such as http://10.0.0.1:8000/v1, without a key")
-    return parts.geturl() if parts.path else f"{parts.geturl()}/v1"
 
 
 class Endpoint:
@@ -140,7 +123,7 @@ class Endpoint:
 
     def _summarize_error(self, response: httpx.Response) -> str:
         """Return the endpoint's own message in one line, without the key."""
-        message = to_one_line(_extract_message(response))
+        message = to_one_line(extract_message(response))
         # Some endpoints repeat the key in their message.
         if self._key:
             message = message.replace(self._key, "***")
@@ -148,14 +131,3 @@ class Endpoint:
 
     def _make_lost_error(self, problem: str) -> EngineLostError:
         return EngineLostError(f"{self._url}: no completion within {self._deadline_s:g} s; last problem: {problem}")
-
-
-def _extract_message(response: httpx.Response) -> str:
-    """Return the message of an error response: `error.message` for OpenAI, or one of several common fields."""
-    try:
-        body = response.json()
-    except ValueError:
-        return response.text
-    while isinstance(body, dict):
-        body = next((body[name] for name in ("error", "message", "detail") if body.get(name)), response.text)
-    return body if isinstance(body, str) else response.text

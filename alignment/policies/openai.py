@@ -9,13 +9,13 @@ from typing import Any
 
 from flex_judge.alignment.policies.base import Completion
 from flex_judge.alignment.policies.chat import encode_prompt, parse_completions
-from flex_judge.alignment.policies.endpoint import Endpoint, normalize_base_url
+from flex_judge.alignment.policies.endpoint import Endpoint
 from flex_judge.alignment.policies.sampling import check_sample_indices, seed_for_sample
 from flex_judge.judges.concurrency import await_in_background, gather_all, run_in_background
 from flex_judge.judges.engines.base import Sampling
 from flex_judge.judges.errors import AccessError, EngineLostError, UsageError
+from flex_judge.judges.io.http import normalize_base_url, read_key
 from flex_judge.judges.types import Message
-from flex_judge.reward.client.api_key import read_key
 
 COMPLETIONS_PATH = "/chat/completions"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flex_judge.judges.engines.base import is_address
 from flex_judge.judges.extras import MissingExtraError, describe_missing_extras, find_extras_with_module, require_extras
 
 COMMAND_EXTRAS: dict[str, tuple[str, ...]] = {
@@ -24,13 +25,20 @@ HELP_NEEDS_EXTRAS = ("eval", "sft", "dpo", "grpo")
 """Commands whose flags are defined by a library of their extra, so that even --help needs it."""
 
 
-def require_command_extras(command: str) -> None:
+def require_command_extras(command: str, model: str | None = None) -> None:
     """Check that the extras of a command are installed.
+
+    Args:
+        command: Name of the command.
+        model: Model of the judge, if the command has one; a model at an address needs no library that runs models.
 
     Raises:
         MissingExtraError: at least one extra is missing.
     """
-    require_extras(f"flex-judge {command}", *COMMAND_EXTRAS.get(command, ()))
+    extras = COMMAND_EXTRAS.get(command, ())
+    if extras == ("judge",) and is_address(model or ""):
+        extras = ("remote",)
+    require_extras(f"flex-judge {command}", *extras)
 
 
 def explain_missing_module(command: str, error: ModuleNotFoundError) -> MissingExtraError | None:

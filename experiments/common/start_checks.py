@@ -16,15 +16,15 @@ from flex_judge.judges.engines import ENGINES, check_engine, resolve_engine
 from flex_judge.judges.engines.base import EngineConfig
 from flex_judge.judges.engines.hardware import GIB, has_accelerators
 from flex_judge.judges.errors import AccessError, EngineLostError, ServiceUnavailableError, UsageError
+from flex_judge.judges.io.http import describe_no_response
 from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.judges.protocol.settings import JudgeConfig
 from flex_judge.reward.client.client import HEALTH_TIMEOUT_S, KEY_VARIABLE
-from flex_judge.reward.client.retry import describe_no_response
 from flex_judge.reward.serving.cluster import check_memory
 
 CHECKED_ROWS = 20
 """Number of rows that are read before a run starts; if none of them can be used, a setting is wrong, not a row."""
-ENGINE_GIB = {"vllm": 1.9, "transformers": 1.5, "scripted": 0.4}
+ENGINE_GIB = {"vllm": 1.9, "transformers": 1.5, "remote": 0.4, "scripted": 0.4}
 """Memory of an engine in GiB without its weights: peak of a default run of the demo, divided by its engines."""
 RAY_GIB = 0.5
 """Memory of a local Ray and of the process that starts it, in GiB."""
@@ -94,7 +94,7 @@ def estimate_memory_gib(engines: Sequence[EngineConfig]) -> float:
     """Estimate the least memory of engines on CPUs in GiB; the weights of a hub model are unknown and not counted."""
     # The memory of a policy that another package provides is unknown.
     known_engines = [engine for engine in engines if engine.engine == "auto" or engine.engine in ENGINES]
-    return sum(ENGINE_GIB.get(resolve_engine(e.engine), 0.0) + _measure_weights_gib(e) for e in known_engines)
+    return sum(ENGINE_GIB.get(resolve_engine(e.engine, e.model), 0.0) + _measure_weights_gib(e) for e in known_engines)
 
 
 def check_policy_access(config: PolicyConfig) -> None:

@@ -10,7 +10,15 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 
-from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, Generation, Sampling
+from flex_judge.judges.engines.base import (
+    REMOTE,
+    Engine,
+    EngineConfig,
+    FinishReason,
+    Generation,
+    Sampling,
+    is_address,
+)
 from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.extras import INSTALL_VLLM_CPU, format_install_command, is_installed, require_extras
 from flex_judge.judges.models import MOL_LLAMA, check_model, read_model_type
@@ -18,6 +26,7 @@ from flex_judge.judges.models import MOL_LLAMA, check_model, read_model_type
 ENGINES = {
     "transformers": "flex_judge.judges.engines.hf.engine:load",
     "vllm": "flex_judge.judges.engines.vllm.engine:load",
+    REMOTE: "flex_judge.judges.engines.remote.engine:load",
     "scripted": "flex_judge.judges.engines.scripted:load",
     "replay": "flex_judge.judges.engines.recording.replay:load",
 }
@@ -39,13 +48,19 @@ __all__ = [
 ]
 
 
-def resolve_engine(name: str) -> str:
-    """Return the engine that `name` selects on this machine; `auto` selects vllm if it is installed.
+def resolve_engine(name: str, model: str = "") -> str:
+    """Return the engine that `name` selects on this machine.
+
+    `auto` selects remote if the model is an address, else vllm if it is installed, else transformers.
 
     Raises:
-        EngineUnavailableError: no such engine, or its package is not installed.
+        EngineUnavailableError: no such engine, or its package is not installed, or it does not run such a model.
     """
     has_vllm = is_installed("vllm")
+    if is_address(model):
+        if name not in ("auto", REMOTE):
+            raise EngineUnavailableError(f"engine {name} cannot run a model at an address; use --engine {REMOTE}")
+        return REMOTE
     if name == "auto":
         return "vllm" if has_vllm else "transformers"
     if name not in ENGINES:
@@ -66,9 +81,16 @@ def check_engine(config: EngineConfig) -> None:
     Raises:
         EngineUnavailableError: no such engine, or its package is not installed.
         ModelNotFoundError: the model or its adapter does not exist, or lacks a file.
+        ServiceUnavailableError: the server of a remote model does not answer.
         UsageError: the script of the scripted engine does not exist, or a setting does not apply to the engine.
     """
-    name = resolve_engine(config.engine)
+    name = resolve_engine(config.engine, config.model)
+    if name == REMOTE:
+        from flex_judge.judges.engines.remote.probing import check_server
+
+        check_server(config)
+        return
+    _check_local_settings(config)
     if name == "scripted":
         if config.adapter is not None:
             raise UsageError(f"adapter {config.adapter!r}: the scripted engine has no weights; leave the adapter out")
@@ -91,9 +113,14 @@ def load_engine(config: EngineConfig) -> Engine:
         EngineUnavailableError: no such engine, or its package is not installed (MissingExtraError).
         ModelNotFoundError: no such model.
         LedgerError: the ledger cannot be opened.
+        ServiceUnavailableError: the server of a remote model does not answer.
     """
-    require_extras("a judge or policy in this process", "judge")
-    name = resolve_engine(config.engine)
+    name = resolve_engine(config.engine, config.model)
+    if name == REMOTE:
+        require_extras("a remote judge", "remote")
+    else:
+        require_extras("a judge or policy in this process", "judge")
+        _check_local_settings(config)
     if name == "vllm" and read_model_type(config.model) == MOL_LLAMA:
         if config.engine != "auto":
             raise EngineUnavailableError(
@@ -117,3 +144,13 @@ def load_engine(config: EngineConfig) -> Engine:
             engine = RecordingEngine(engine, ledger)
         undo.pop_all()
     return engine
+
+
+def _check_local_settings(config: EngineConfig) -> None:
+    """Raise UsageError if a setting for remote models is given for a model in this process."""
+    for name in ("model_key", "model_tokenizer"):
+        if getattr(config, name) is not None:
+            raise UsageError.of_setting(
+                name,
+                f"{name} is for a model at an address; name one as http://HOST:PORT/v1#NAME, or leave it out",
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from flex_judge.judges.judgments import Usage
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # importing profiles loads pydantic, which not every user of 
     from flex_judge.judges.models.profiles import Profile
 
 FinishReason = Literal["stop", "eos", "length"]
+REMOTE = "remote"
+"""Name of the engine whose model runs on a server of the user."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Engine(Protocol):
     """Inference engine with one loaded model."""
 
     name: str
-    """Name of the engine: `vllm`, `transformers` or `scripted`."""
+    """Name of the engine: `vllm`, `transformers`, `remote` or `scripted`."""
     model_id: str
     """Name and fingerprint of the model."""
     tokenizer: Any
@@ -126,9 +129,9 @@ class EngineConfig:
     """Model, engine, and the machine resources that the engine may use."""
 
     model: Annotated[str, Metavar("MODEL")]
-    """Judge model: embedded name, local folder or hub id."""
+    """Judge model: embedded name, local folder, hub id, or URL#NAME of a model that your own server runs."""
     engine: str = "auto"
-    """Inference engine; auto is vllm if installed, else transformers."""
+    """Inference engine; auto is remote for a URL, else vllm if installed, else transformers."""
     dtype: str = "auto"
     """Torch dtype of the weights; auto is bfloat16 if the hardware supports it, else float32."""
     adapter: Annotated[str, Metavar("MODEL")] | None = None
@@ -151,8 +154,8 @@ class EngineConfig:
     tensor_parallel: PositiveInt = 1
     """Number of GPUs per engine (tensor parallelism); above 1 needs vllm and own_process."""
     stall_s: PositiveFloat = 300.0
-    """Seconds after which a running vllm step counts as hung. A first step may compile for minutes. A transformers
-    step is a whole batch and has no limit."""
+    """Seconds after which a running vllm step, or a server without a response, counts as hung. A first step may
+    compile for minutes. A transformers step is a whole batch and has no limit."""
     ledger: str | None = None
     """SQLite file that records every generation; recorded generations are not recomputed."""
     max_adapter_rank: NonNegativeInt = 0
@@ -161,3 +164,28 @@ class EngineConfig:
     allow_sleep: bool = False
     """Whether the engine may be put to sleep while it runs, see `FlexJudge.sleep`. On a GPU, vllm then allocates its
     memory in another way."""
+    model_key: Annotated[str, Metavar("env:NAME|FILE")] | None = None
+    """API key of the server of a remote model: an environment variable or a file."""
+    model_tokenizer: Annotated[str, Metavar("MODEL")] | None = None
+    """Tokenizer of a remote model: folder or hub id (default: the model that the server names)."""
+
+    def __post_init__(self) -> None:
+        if self.model_key is not None and not self.model_key.startswith("env:"):
+            # Absolute, because replicas have other working directories.
+            object.__setattr__(self, "model_key", str(Path(self.model_key).expanduser().absolute()))
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server of the user runs the model, so that the engine needs no GPU."""
+        return self.engine == REMOTE or (self.engine == "auto" and is_address(self.model))
+
+
+def find_server(engine: Engine) -> Mapping[str, Any] | None:
+    """Return what is known of the server that runs an engine's model; None for a model in this process."""
+    server: Mapping[str, Any] | None = getattr(engine, "server", None)
+    return server
+
+
+def is_address(model: str) -> bool:
+    """Whether a model is named by the address of its server."""
+    return model.startswith(("http://", "https://"))

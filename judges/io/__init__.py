@@ -1,4 +1,4 @@
-"""Reading and writing of comparisons and judgments, and crash-safe JSON lines files.
+"""Reading and writing of comparisons and judgments, crash-safe JSON lines files, and what HTTP clients share.
 
 May import types, media and rubrics, but no engine.
 """

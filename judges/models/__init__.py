@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from flex_judge.judges.errors import ModelNotFoundError, get_first_line
@@ -17,6 +18,8 @@ from flex_judge.judges.models.embedded import EMBEDDED, TunedModel
 _FINGERPRINT = re.compile(r"@[0-9a-f]{12}$")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+TOKENIZER_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+"""Files of a checkpoint that hold its configuration, its tokenizer and its chat template."""
 BUNDLED_ADAPTER = "adapter"
 """Subfolder of a checkpoint with the LoRA adapter that ships with it."""
 MOL_LLAMA = "mol_llama"
@@ -40,6 +43,23 @@ def resolve_model(name: str) -> Path:
             raise ModelNotFoundError(f"model {name!r}: the folder has no config.json; name a checkpoint folder")
         return path
     return _download_from_hub(name)
+
+
+def resolve_tokenizer(name: str) -> Path:
+    """Find the folder with the tokenizer and the configuration of a model; downloads no weights.
+
+    Args:
+        name: name of an embedded model, a folder, or a hub id.
+
+    Raises:
+        ModelNotFoundError: no such model, or it has no tokenizer.
+    """
+    is_local = name in EMBEDDED or Path(name).expanduser().is_dir()
+    folder = resolve_model(name) if is_local else _download_from_hub(name, only=TOKENIZER_PATTERNS)
+    for file in ("config.json", "tokenizer_config.json"):
+        if not (folder / file).is_file():
+            raise ModelNotFoundError(f"tokenizer {name!r}: the folder has no {file}; name a checkpoint folder")
+    return folder
 
 
 def resolve_adapter(name: str) -> Path:
@@ -73,7 +93,7 @@ def check_model(name: str, adapter: str | None = None) -> None:
     elif Path(name).expanduser().is_dir():
         _check_folder(name, resolve_model(name))
     else:
-        _download_from_hub(name, only="config.json")
+        _download_from_hub(name, only=("config.json",))
     if adapter:
         resolve_adapter(adapter)
 
@@ -110,7 +130,7 @@ def read_model_type(name: str) -> str:
     folder = Path(name).expanduser()
     try:
         if not folder.is_dir():
-            folder = _download_from_hub(name, only="config.json")
+            folder = _download_from_hub(name, only=("config.json",))
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""))
     except (ModelNotFoundError, OSError, ValueError):
         return ""
@@ -132,13 +152,13 @@ def strip_fingerprint(identity: str) -> str:
     return _FINGERPRINT.sub("", identity)
 
 
-def _download_from_hub(name: str, only: str | None = None, kind: str = "model") -> Path:
+def _download_from_hub(name: str, only: Sequence[str] | None = None, kind: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     tried = f"no embedded model ({', '.join(EMBEDDED)}) and no folder" if kind == "model" else "no folder"
     try:
-        return Path(snapshot_download(name, allow_patterns=[only] if only else None))
+        return Path(snapshot_download(name, allow_patterns=list(only) if only else None))
     except HFValidationError as e:
         raise ModelNotFoundError(f"{kind} {name!r} is {tried}, and no hub id; check the spelling") from e
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:

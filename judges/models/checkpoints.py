@@ -72,7 +72,7 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
 
     path = resolve_model(model)
     adapter_path = resolve_adapter(adapter) if adapter else None
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if config.get("model_type") == MOL_LLAMA:
         importlib.import_module("flex_judge.judges.models.mol_llama")  # registers the architecture with transformers
         if adapter_path is None and (path / BUNDLED_ADAPTER / ADAPTER_FILES[0]).is_file():
@@ -95,20 +95,20 @@ def open_checkpoint(model: str, adapter: str | None = None) -> Checkpoint:
         tokenizer=tokenizer,
         profile=profile,
         context=getattr(text_config, "max_position_embeddings", None),
-        stop_ids=_collect_stop_ids(path, tokenizer, vocabulary, profile),
+        stop_ids=collect_stop_ids(path, tokenizer, vocabulary, profile),
         base_id=base_id,
     )
 
 
-def _collect_stop_ids(path: Path, tokenizer: Any, vocabulary: Mapping[str, int], profile: Profile) -> frozenset[int]:
+def collect_stop_ids(path: Path, tokenizer: Any, vocabulary: Mapping[str, int], profile: Profile) -> frozenset[int]:
     """Collect the end-of-turn tokens named by the generation configuration, the tokenizer and the family."""
-    configured = _read_json(path / "generation_config.json").get("eos_token_id")  # an id, a list of ids, or absent
+    configured = read_json(path / "generation_config.json").get("eos_token_id")  # an id, a list of ids, or absent
     candidates = [*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id]
     candidates += [vocabulary.get(token) for token in profile.stop_tokens]
     return frozenset(token_id for token_id in candidates if token_id is not None)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON file; return an empty dictionary if it does not exist."""
     content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return content

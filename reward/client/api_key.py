@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from pathlib import Path
 
 from flex_judge.judges.errors import UsageError
-from flex_judge.judges.validation.text_files import read_text
+from flex_judge.judges.io.http import read_key_source
 
 MIN_KEY_LENGTH = 20
 """Length below which a key counts as short: hashes of short keys can be reversed by trying all keys."""
@@ -55,7 +54,7 @@ def read_keys(source: str) -> str:
     """
     if _HASHED_KEYS.fullmatch(source):
         return source
-    lines = [line.strip() for line in _read_source(source).splitlines()]
+    lines = [line.strip() for line in read_key_source(source).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines or not all(re.fullmatch(r"[!-~]+", line) for line in lines):
         raise UsageError("api key: expected lines KEY or NAME:KEY, of ASCII characters without spaces")
@@ -71,37 +70,3 @@ def take_keys(source: str) -> str:
     if source.startswith("env:"):
         os.environ.pop(source.removeprefix("env:"), None)
     return keys
-
-
-def read_key(source: str) -> str:
-    """Read an API key from an environment variable or a file.
-
-    The key itself is never accepted as an argument: every user of the machine could see it in the process list.
-
-    Args:
-        source: `env:NAME`, or the path of a file with the key in one line.
-
-    Raises:
-        UsageError: there is no key at the source. The message never contains a key.
-    """
-    key = _read_source(source)
-    if not key or not key.isprintable() or " " in key:
-        raise UsageError("api key: the file must hold one line, the key, without spaces")
-    return key
-
-
-def _read_source(source: str) -> str:
-    kind, _, name = source.partition(":")
-    if kind == "env":
-        key = os.environ.get(name, "").strip()
-        if not key:
-            raise UsageError(f"api key {source}: the environment variable {name} is not set")
-        return key
-    try:
-        return read_text(Path(source)).strip()
-    except UsageError as e:
-        # The source is not repeated: users sometimes pass the key itself instead of a path.
-        raise UsageError(
-            "api key: expected env:NAME or a readable file, got neither; export the key as JUDGE_KEY, for example, and "
-            "pass env:JUDGE_KEY"
-        ) from e

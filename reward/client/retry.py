@@ -1,9 +1,8 @@
-"""Retry policy of the client: problems of a try, exponential backoff and a circuit breaker."""
+"""Retry policy of the client: problems of a try and a circuit breaker."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -32,11 +31,6 @@ class MediaRejectedError(Exception):
         super().__init__(*problems.values())
         self.problems = problems
         """Digest of each rejected medium -> reason."""
-
-
-def describe_no_response(error: Exception) -> str:
-    """Describe why a request got no response."""
-    return f"no answer ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
 class CircuitBreaker:
@@ -105,33 +99,6 @@ def get_circuit(url: str) -> CircuitBreaker:
 
 
 _circuits: dict[str, CircuitBreaker] = {}
-MAX_DOUBLINGS = 32
-
-
-class Backoff:
-    """Exponential backoff with full jitter for the retries of one request.
-
-    Jitter keeps ranks that failed together from retrying together (AWS Architecture Blog, "Exponential Backoff and
-    Jitter", 2015).
-    """
-
-    def __init__(self, first_s: float, max_s: float) -> None:
-        self._first_s = first_s
-        self._max_s = max_s
-        self._tries = 0
-
-    def next_delay(self, retry_after_s: float = 0.0) -> float:
-        """Draw the delay before the next try, in seconds.
-
-        The delay is uniform between 0 and `first_s`; the upper bound doubles with each try up to `max_s`.
-
-        Args:
-            retry_after_s: delay that the service asked for; the jitter is added to it.
-        """
-        bound = min(self._max_s, self._first_s * 2**self._tries)
-        # The exponent is capped because 2**1024 would overflow the float.
-        self._tries = min(self._tries + 1, MAX_DOUBLINGS)
-        return retry_after_s + random.uniform(0, bound)
 
 
 class RecoveryWatch:
@@ -178,8 +145,3 @@ def compute_server_deadline(deadline: float) -> float:
     """Compute `deadline_s` for the service: the remaining time, less a margin for the response to arrive."""
     remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
     return round(remaining_s - min(5.0, 0.1 * remaining_s), 3)
-
-
-def parse_retry_after(header: str | None) -> float:
-    """Parse the seconds of a Retry-After header; 0 if it is missing or a date, which this service never sends."""
-    return float(header) if header is not None and header.strip().isdecimal() else 0.0

@@ -17,6 +17,7 @@ from flex_judge.judges.errors import (
     ServiceUnavailableError,
     UsageError,
 )
+from flex_judge.judges.io.http import Backoff, describe_no_response, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.media.types import Media
 from flex_judge.reward.client.responses import (
@@ -27,14 +28,11 @@ from flex_judge.reward.client.responses import (
     parse_object,
 )
 from flex_judge.reward.client.retry import (
-    Backoff,
     MediaRejectedError,
     NoResponseError,
     RecoveryWatch,
     compute_server_deadline,
-    describe_no_response,
     get_circuit,
-    parse_retry_after,
 )
 from flex_judge.reward.wire import WIRE_HEADER, WIRE_VERSION
 

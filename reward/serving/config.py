@@ -101,17 +101,21 @@ class ServiceConfig:
     def place_on(self, cluster: Cluster) -> ServiceConfig:
         """Return a copy with each replica's resources: one GPU if there are enough, else a fraction of one, else CPUs.
 
+        A replica whose model runs on a server of the user needs no GPU, and one CPU.
+
         Raises:
             ClusterError: the cluster is too small.
         """
         min_replicas, max_replicas = self.replica_range
         cpus = self.cpus_per_replica
+        if cpus is None and self.judge.engine.is_remote:
+            cpus = 1.0
         if cluster.cpus < min_replicas * (1.0 if cpus is None else cpus):
             need = "a CPU" if cpus is None else f"{cpus:g} CPUs"
             raise ClusterError(
                 f"{min_replicas} replicas need {need} each and the cluster has {cluster.cpus:g}; use fewer --replicas"
             )
-        gpus = self.gpus_per_replica
+        gpus = 0.0 if self.judge.engine.is_remote else self.gpus_per_replica
         if gpus is None:
             gpus = compute_gpu_share(cluster.gpus, max_replicas)
         if gpus * min_replicas > cluster.gpus:

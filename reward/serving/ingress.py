@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flex_judge.judges.engines.base import EngineConfig
+from flex_judge.judges.engines.base import REMOTE, EngineConfig
+from flex_judge.judges.engines.remote.address import ServedModel
 from flex_judge.judges.errors import JudgeError, to_one_line
 from flex_judge.judges.judgments import Judgment
 from flex_judge.judges.types import Comparison
@@ -157,6 +158,11 @@ OTHER_PARTS = {JudgeGateway.__name__: "the gateway", KeptWork.__name__: "the sto
 
 
 def name_model(engine: EngineConfig) -> str:
-    """Return the public name of a model and its adapter: hub ids in full, the last folder of local paths."""
+    """Return the public name of a model and its adapter: hub ids in full, the last folder of local paths.
+
+    A remote model has its name at its server, without the address.
+    """
+    if engine.is_remote:
+        return ServedModel.parse(engine.model).name or REMOTE
     names = [engine.model, *([engine.adapter] if engine.adapter else [])]
     return "+".join(n.rstrip("/").rpartition("/")[2] if n.startswith(("/", "./", "../", "~")) else n for n in names)

@@ -19,6 +19,7 @@ from flex_judge.experiments.commands.judge.config import JudgeRun
 from flex_judge.experiments.common.data_runs.config import out_setting
 from flex_judge.experiments.common.flags import format_flag, make_config, setting
 from flex_judge.experiments.common.judge_config import JUDGE_SECTION, JUDGING, MODEL, THINK_TOKENS, ServiceFlags
+from flex_judge.judges.engines.remote.probing import name_tokenizer
 from flex_judge.judges.errors import UsageError
 from flex_judge.judges.io.columns import ColumnMapping
 from flex_judge.judges.models import identify_model
@@ -234,6 +235,8 @@ class CurateRun(ServiceFlags):
         """Model whose tokenizer counts tokens."""
         if self.tokenizer or self.is_synthetic or self.judge_url is not None:
             return self.tokenizer or SYNTHETIC_TOKENIZER
+        if self.judge.engine.is_remote:
+            return name_tokenizer(self.judge.engine)
         return SCRIPTED if self.judge.engine.engine == "scripted" else self.judge.engine.model
 
     def build_teacher_run(self, ledger: str | None) -> JudgeRun:

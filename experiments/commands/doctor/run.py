@@ -13,14 +13,12 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import flex_judge
 from flex_judge.experiments.commands.demo.run import DemoConfig, estimate_memory_gib
-from flex_judge.experiments.commands.doctor.view import print_checks, print_json
+from flex_judge.experiments.commands.doctor.view import Check, CheckStatus, print_checks, print_json
 from flex_judge.experiments.common.command_extras import COMMAND_EXTRAS
 from flex_judge.experiments.common.reporting.wording import format_count
 from flex_judge.judges.engines import resolve_engine
@@ -38,21 +36,9 @@ from flex_judge.judges.models.cache import get_cache_dir
 from flex_judge.judges.models.embedded import EMBEDDED
 from flex_judge.reward.serving.local_ray import OBJECT_STORE_BYTES
 
-CheckStatus = Literal["ok", "warn", "missing"]
 FEATURE_EXTRAS = ("judge", "serve", "train", "eval")
 DEMO_EXTRAS = COMMAND_EXTRAS["demo"]
 GPU_TRACES = ("/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # the last two: GPUs under WSL, AMD GPUs
-
-
-@dataclass(frozen=True)
-class Check:
-    """Result of one check."""
-
-    name: str
-    status: CheckStatus
-    detail: str
-    fix: str = ""
-    """Shell command that fixes the problem; empty without one."""
 
 
 def check_python(name: str) -> Check:

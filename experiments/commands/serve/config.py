@@ -194,7 +194,8 @@ class ServeRun:
         replicas = self.replicas
         if replicas is None:
             # One per GPU; without GPUs a single replica, which gets all cores.
-            replicas = max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
+            is_remote = self.judge_config.engine.is_remote
+            replicas = 1 if is_remote else max(1, int(cluster.gpus / max(1.0, self.service.gpus_per_replica or 1.0)))
         config = replace(
             self.service,
             judge=self.judge_config,

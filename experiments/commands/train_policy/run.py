@@ -53,9 +53,9 @@ from flex_judge.experiments.common.training.run import SUMMARY, TrainingRun, run
 from flex_judge.experiments.common.training.settings import build_identity, collect_trl_settings
 from flex_judge.judges.errors import EngineLostError, UsageError
 from flex_judge.judges.io.columns import ColumnMapping
+from flex_judge.judges.io.http import read_key
 from flex_judge.judges.io.json_values import dump_json
 from flex_judge.judges.io.jsonl import read_rows, write_text
-from flex_judge.reward.client.api_key import read_key
 from flex_judge.reward.types import RewardSpec
 
 EVALUATION = "evaluation"

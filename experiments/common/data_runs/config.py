@@ -211,9 +211,11 @@ class DataFlags(JudgeFlags):
             UsageError: the policy is not available.
         """
         engine = self.judge.engine
+        # A policy has the engine of the judge, unless the judge runs elsewhere.
+        shared_engine = "auto" if self.policy_url or engine.is_remote else engine.engine
         config = PolicyConfig(
             self.policy,
-            self.policy_engine if self.policy_url or self.policy_engine != "auto" else engine.engine,
+            self.policy_engine if self.policy_engine != "auto" else shared_engine,
             adapter=self.policy_adapter,
             max_model_len=engine.max_model_len,
             max_batch=engine.max_batch,

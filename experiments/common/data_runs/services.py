@@ -70,7 +70,8 @@ class RunServices:
         config = self.config
         policy, external_judge = config.policy_config, config.external_judge
         has_local_policy = policy.url is None
-        engines = config.replicas * (external_judge is None) + config.policy_replicas * has_local_policy
+        has_local_judge = external_judge is None and not config.engine_config.is_remote
+        engines = config.replicas * has_local_judge + config.policy_replicas * has_local_policy
         gpus = compute_gpu_share(cluster.gpus, engines) if engines else 0.0
         # CPUs are divided only on a local cluster: a shared one may have other users.
         cpus = 1.0 if gpus or not cluster.local else cluster.cpus / max(1, engines)
@@ -89,8 +90,8 @@ class RunServices:
             config.judge_config,
             config.replicas,
             name=self._name_service("judge"),
-            cpus_per_replica=cpus,
-            gpus_per_replica=gpus,
+            cpus_per_replica=cpus if has_local_judge else None,
+            gpus_per_replica=gpus if has_local_judge else None,
         )
         return policy_service, judge.place_on(cluster)
 

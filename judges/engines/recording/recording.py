@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from flex_judge.judges.engines.adapters import Adapter, AdapterHost
-from flex_judge.judges.engines.base import Engine, Generation, Sampling
+from flex_judge.judges.engines.base import Engine, Generation, Sampling, find_server
 from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 from flex_judge.judges.engines.recording.replay import record_model
 from flex_judge.judges.engines.sleep import EngineSleeper
@@ -47,6 +47,7 @@ class RecordingEngine:
         self.max_model_len = engine.max_model_len
         self.max_batch = engine.max_batch
         self.sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+        self.server = find_server(engine)
         self.hits = 0
         """Number of requests answered from the ledger. Equal concurrent requests count as one."""
         self.misses = 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ from flex_judge.judges.engines.recording.ledger import REMEDY, Ledger, RecordedM
 from flex_judge.judges.errors import LedgerError, NotRecordedError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models.profiles import PROFILES
+from flex_judge.judges.models.tokenizers import load_tokenizer
 
 
 def load(config: EngineConfig) -> ReplayEngine:
@@ -137,19 +137,6 @@ def _unpack_tokenizer(ledger: Ledger, model: RecordedModel) -> Any:
         try:
             with zipfile.ZipFile(io.BytesIO(ledger.read_tokenizer(model))) as packed:
                 packed.extractall(folder)
-            settings = json.loads((Path(folder) / "tokenizer_config.json").read_bytes())
+            return load_tokenizer(Path(folder))
         except (zipfile.BadZipFile, zlib.error, FileNotFoundError) as e:
             raise LedgerError(f"{ledger.path}: the tokenizer of {model.model_id} is damaged; {REMEDY}") from e
-        return _find_tokenizer_class(settings.get("tokenizer_class") or "").from_pretrained(folder)
-
-
-def _find_tokenizer_class(name: str) -> Any:
-    """Return the class of the saved tokenizer.
-
-    AutoTokenizer would find it too, but imports torch for that, which takes ten seconds.
-    """
-    import transformers
-
-    cls = getattr(transformers, name, None)
-    is_tokenizer = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedTokenizerBase)
-    return cls if is_tokenizer else transformers.AutoTokenizer

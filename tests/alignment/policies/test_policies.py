@@ -216,11 +216,13 @@ def test_unknown_policy_lists_the_known_ones() -> None:
      ({"url": "ftp://h"}, "url: expected"),
      ({"url": "http://h", "api_key": "env:NOT_SET_AT_ALL"}, "NOT_SET_AT_ALL is not set"),
      ({"engine": "scripted", "url": "http://h"}, "url is for engine openai"),
+     ({"model": "http://h/v1#m"}, "a policy at an address has engine openai"),
+     ({"engine": "remote"}, "a policy at an address has engine openai"),
      ({"engine": "transformers", "options": {"top_k": 1}}, "options is for engine openai")],
 )  # fmt: skip
 def test_rejects_contradictory_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_policy(PolicyConfig("m", **settings))
+        load_policy(PolicyConfig(**{"model": "m", **settings}))
 
 
 def test_finds_a_missing_model_before_loading() -> None:

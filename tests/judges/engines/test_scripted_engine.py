@@ -142,7 +142,7 @@ def test_unknown_script_is_a_usage_error(model: str) -> None:
 
 
 def test_unknown_engine_error_lists_the_engines() -> None:
-    with pytest.raises(EngineUnavailableError, match="transformers, vllm, scripted"):
+    with pytest.raises(EngineUnavailableError, match="transformers, vllm, remote, scripted"):
         resolve_engine("llama.cpp")
 
 

@@ -20,10 +20,10 @@ from starlette.responses import Response
 
 from flex_judge.judges import Comparison
 from flex_judge.judges.errors import AccessError, RequestTooLargeError, ServiceTimeoutError, UsageError
+from flex_judge.judges.io.http import Backoff
 from flex_judge.judges.judgments import Status
 from flex_judge.reward.client import JudgeClient
 from flex_judge.reward.client.encoding import split_into_batches
-from flex_judge.reward.client.retry import Backoff
 from flex_judge.reward.types import RewardSpec
 
 WIN_RATE = RewardSpec(method="round_robin", reward="win_rate", group_size=4, group_timeout_s=1)

@@ -109,6 +109,8 @@ async def test_descriptions_need_the_key_and_match_their_schemas() -> None:
         ("./runs/judge", "/srv/adapters/a", "judge+a"),
         ("flex-smollm2-135m", None, "flex-smollm2-135m"),
         ("scripts:judge", None, "scripts:judge"),
+        ("http://10.0.0.1:8000/v1#my-judge", None, "my-judge"),
+        ("https://10.0.0.1", None, "remote"),
     ],
 )
 def test_a_model_is_named_without_the_folders_of_the_operator(model: str, adapter: str | None, name: str) -> None:

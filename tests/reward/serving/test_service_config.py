@@ -37,6 +37,14 @@ def test_gpus_per_replica_is_the_tensor_parallel_size() -> None:
         config(gpus_per_replica=1.5)
 
 
+def test_replicas_of_a_remote_judge_need_no_gpu() -> None:
+    judge = JudgeConfig(EngineConfig("http://127.0.0.1:8000/v1#judge"), JudgeSettings())
+    for cluster in (Cluster(cpus=8, gpus=2, local=True), Cluster(cpus=8, gpus=0, local=True)):
+        placed = ServiceConfig(judge, replicas=4).place_on(cluster)
+        assert (placed.cpus_per_replica, placed.gpus_per_replica) == (1.0, 0.0)
+        assert placed.judge.engine.own_process is False
+
+
 def test_replicas_can_ignore_available_gpus() -> None:
     placed = config(replicas=2, gpus_per_replica=0).place_on(Cluster(cpus=8, gpus=8, local=True))
     assert (placed.gpus_per_replica, placed.cpus_per_replica) == (0, 4)
