@@ -161,6 +161,9 @@ class EngineConfig:
     max_adapter_rank: NonNegativeInt = 0
     """Maximum rank of LoRA adapters that are loaded while the engine runs, see `FlexJudge.load_adapter`; 0 loads none.
     Above 0, the first adapter is not merged into the weights, which costs some speed."""
+    engine_arg: Annotated[tuple[str, ...], Metavar("NAME=VALUE")] = ()
+    """Argument of vllm's engine, such as gpu_memory_utilization=0.5; the value is YAML; may be repeated. --help-all
+    lists them."""
     model_key: Annotated[str, Metavar("env:NAME|FILE")] | None = None
     """API key of the server of a remote model: an environment variable or a file."""
     model_tokenizer: Annotated[str, Metavar("MODEL")] | None = None
