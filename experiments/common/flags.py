@@ -55,6 +55,10 @@ def add_flags(parser: argparse.ArgumentParser, config: type[Any], defaults: Mapp
     """
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these settings; flags override it")
     parser.add_argument(JSON_FLAG, action="store_true", help=JSON_HELP)
+    if "engine_arg" in flatten_settings(config):
+        parser.add_argument(
+            "--help-all", action=_HelpAllAction, nargs=0, help="Show also the arguments of vllm's engine"
+        )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, declared in flatten_settings(config, SettingsSection(defaults=defaults or {})).items():
         group: argparse._ActionsContainer = parser
@@ -92,6 +96,19 @@ def load_config(
     """
     values = load_values(config, arguments)
     return build_settings(config, {**(defaults or {}), **values}, format_flag)
+
+
+class _HelpAllAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from flex_judge.judges.engines.vllm.arguments import list_engine_arguments
+
+        arguments = list_engine_arguments()
+        width = max(len(argument.name) for argument in arguments)
+        parser.print_help()
+        print("\narguments of vllm's engine, for --engine-arg NAME=VALUE:")
+        for argument in arguments:
+            print(f"  {argument.name:<{width}}  {argument.type}{argument.default and f' = {argument.default}'}")
+        parser.exit()
 
 
 class _ModuleParser(argparse.ArgumentParser):

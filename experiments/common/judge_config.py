@@ -25,15 +25,19 @@ MODEL, JUDGING, RESULTS = "judge model", "judging", "results"
 """Group headings in the help."""
 
 NO_FLAGS = frozenset(
-    {"dtype", "threads", "kv_cache_gib", "gpu_memory_utilization", "own_process", "tensor_parallel", "stall_s"}
-    | {"ledger", "prefill", "max_think_tokens", "max_adapter_rank", "allow_sleep"}
+    {"threads", "own_process", "tensor_parallel", "ledger", "prefill", "max_think_tokens", "max_adapter_rank"}
+    | {"allow_sleep"}
 )
 """Judge settings without a flag: commands set them or leave them at their defaults."""
 
 NO_DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 SERVICE_SETTINGS = ("judge_url", "judge_key")
 
-JUDGE_SECTION = SettingsSection(skip=NO_FLAGS, defaults={"model": JUDGE}, choices={"engine": ("auto", *MODEL_ENGINES)})
+DTYPES = ("bfloat16", "float16", "float32")
+
+JUDGE_SECTION = SettingsSection(
+    skip=NO_FLAGS, defaults={"model": JUDGE}, choices={"engine": ("auto", *MODEL_ENGINES), "dtype": ("auto", *DTYPES)}
+)
 
 
 def think_tokens_setting() -> Any:

@@ -147,10 +147,16 @@ def load_engine(config: EngineConfig) -> Engine:
 
 
 def _check_local_settings(config: EngineConfig) -> None:
-    """Raise UsageError if a setting for remote models is given for a model in this process."""
+    """Raise UsageError if a setting does not apply to an engine in this process."""
     for name in ("model_key", "model_tokenizer"):
         if getattr(config, name) is not None:
             raise UsageError.of_setting(
                 name,
                 f"{name} is for a model at an address; name one as http://HOST:PORT/v1#NAME, or leave it out",
             )
+    if config.engine_arg:
+        if resolve_engine(config.engine) != "vllm":
+            raise UsageError.of_setting("engine_arg", "engine arguments are for the engine vllm; leave them out")
+        from flex_judge.judges.engines.vllm.arguments import parse_engine_arguments
+
+        parse_engine_arguments(config.engine_arg)

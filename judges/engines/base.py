@@ -164,6 +164,9 @@ class EngineConfig:
     allow_sleep: bool = False
     """Whether the engine may be put to sleep while it runs, see `FlexJudge.sleep`. On a GPU, vllm then allocates its
     memory in another way."""
+    engine_arg: Annotated[tuple[str, ...], Metavar("NAME=VALUE")] = ()
+    """Argument of vllm's engine, such as gpu_memory_utilization=0.5; the value is YAML; may be repeated. --help-all
+    lists them."""
     model_key: Annotated[str, Metavar("env:NAME|FILE")] | None = None
     """API key of the server of a remote model: an environment variable or a file."""
     model_tokenizer: Annotated[str, Metavar("MODEL")] | None = None

@@ -285,3 +285,7 @@ def check_settings(config: EngineConfig) -> None:
             f"{name}: a remote model gets its adapter from its server; serve it there (vllm serve --lora-modules) and "
             "give its name in the address"
         )
+    if config.engine_arg:
+        raise UsageError.of_setting(
+            "engine_arg", "engine arguments: a remote model has those of its server; set them there"
+        )

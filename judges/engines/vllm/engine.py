@@ -21,6 +21,7 @@ from flex_judge.judges.engines.base import Engine, EngineConfig, FinishReason, G
 from flex_judge.judges.engines.hardware import choose_dtype
 from flex_judge.judges.engines.threaded import EngineRequest, ThreadedEngine
 from flex_judge.judges.engines.vllm.adapters import LiveChanges, build_adapter_arguments, build_adapter_request
+from flex_judge.judges.engines.vllm.arguments import identify_checkpoint, parse_engine_arguments
 from flex_judge.judges.engines.vllm.inputs import build_media_arguments, build_params, build_prompt
 from flex_judge.judges.engines.vllm.process_guard import ProcessGuard
 from flex_judge.judges.errors import EngineLostError, GenerationError, JudgeError, UsageError
@@ -72,7 +73,8 @@ class _VLLMBase(LiveChanges):
     def __init__(self, config: EngineConfig) -> None:
         from vllm.platforms import current_platform
 
-        checkpoint = open_checkpoint(config.model, config.adapter)
+        passed_arguments = parse_engine_arguments(config.engine_arg)
+        checkpoint = identify_checkpoint(open_checkpoint(config.model, config.adapter), passed_arguments)
         super().__init__(config, checkpoint)
         self.model_id = checkpoint.model_id
         self.tokenizer = checkpoint.tokenizer
@@ -108,6 +110,7 @@ class _VLLMBase(LiveChanges):
         if config.tensor_parallel > 1:
             # Inside a Ray placement group, vllm would ask Ray for GPUs, but its own actor already holds all of them.
             self.engine_args["distributed_executor_backend"] = "mp"
+        self.engine_args |= passed_arguments
         self._ids = itertools.count()
 
     @property
