@@ -28,7 +28,7 @@ from flex_judge.reward.trl import JudgeReward
 
 RUN_S = 240
 RANK = """
-import json, sys
+import json, os, sys
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 from flex_judge import JudgeClient, JudgeReward
@@ -45,7 +45,9 @@ trainer = GRPOTrainer(
 )
 trainer.train()
 if trainer.accelerator.is_main_process:
-    print("LOG", json.dumps(trainer.state.log_history))
+    print("LOG", json.dumps(trainer.state.log_history), flush=True)
+trainer.accelerator.wait_for_everyone()
+os._exit(0)  # at the end of Python, torch 2.13 can wait forever for a thread of gloo, and that thread for Python
 """
 
 
