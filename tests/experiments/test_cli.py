@@ -79,7 +79,7 @@ def test_missing_engine_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys:
         ("promts: 3", "c.yaml: unknown setting 'promts'; did you mean 'prompts'?"),
         ("prompts: many", "c.yaml: setting 'prompts' must be of type int, not 'many'"),
         ("prompts: true", "c.yaml: setting 'prompts' must be of type int, not True"),
-        ("engine: abacus", "c.yaml: setting 'engine' must be one of auto, transformers, vllm, scripted"),
+        ("engine: abacus", "c.yaml: setting 'engine' must be one of auto, transformers, vllm, remote, scripted"),
         ("- 3", "c.yaml: expected settings as 'name: value', got list"),
         ("a: [", "c.yaml: not YAML"),
     ],

@@ -21,8 +21,8 @@ from flex_judge.judges.errors import EngineUnavailableError, UsageError
 from flex_judge.judges.extras import EXTRAS, INCLUDED_EXTRAS, MissingExtraError, describe_missing_extras, is_instance_of
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging"}
-"""Imported libraries that are dependencies of pydantic, transformers and FastAPI."""
+THROUGH_OTHERS = {"annotated_types", "pydantic_core", "huggingface_hub", "tokenizers", "starlette", "packaging", "grpc"}
+"""Imported libraries that are dependencies of pydantic, transformers, FastAPI and Ray Serve."""
 TRAINERS = {"verl": "reward/integrations/verl_manager.py", "openrlhf": "reward/openrlhf.py"}
 TRAINERS |= {"verifiers": "reward/verifiers.py", "nemo_gym": "reward/nemo_gym.py"}
 """Trainers whose plug-ins import them, and the only module that does so."""

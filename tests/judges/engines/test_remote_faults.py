@@ -40,7 +40,7 @@ def engine(server: ModelServer) -> Iterator[Engine]:
 
 @pytest.fixture
 def impatient(server: ModelServer) -> Iterator[Engine]:
-    engine = load_engine(EngineConfig(server.model, stall_s=0.5))
+    engine = load_engine(EngineConfig(server.model, stall_s=3.0))
     yield engine
     engine.close()
 
@@ -137,7 +137,7 @@ async def test_a_rejection_is_not_repeated(
 
 async def test_a_stalled_server_is_lost(server: ModelServer, impatient: Engine) -> None:
     server.always = hang
-    with pytest.raises(EngineLostError, match=r"no response within 0\.5 s \(ReadTimeout\)"):
+    with pytest.raises(EngineLostError, match=r"no response within 3 s \(ReadTimeout\)"):
         await ask(impatient)
 
 
@@ -154,21 +154,21 @@ async def test_a_stalled_request_fails_alone(server: ModelServer, impatient: Eng
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_server_that_stays_busy_is_lost(server: ModelServer, impatient: Engine, status: int) -> None:
     server.always = refuse(status, "overloaded")
-    with pytest.raises(EngineLostError, match=rf"no answer for 0\.5 s; last problem: {status}: overloaded"):
+    with pytest.raises(EngineLostError, match=rf"no answer for 3 s; last problem: {status}: overloaded"):
         await ask(impatient)
 
 
 async def test_a_dead_server_is_lost(server: ModelServer, impatient: Engine) -> None:
     server.stop()
-    with pytest.raises(EngineLostError, match=r"no answer for 0\.5 s; last problem: no answer \(ConnectError"):
+    with pytest.raises(EngineLostError, match=r"no answer for 3 s; last problem: no answer \(ConnectError"):
         await ask(impatient)
-    assert "no answer for 0.5 s" in await wait_until_lost(impatient)
+    assert "no answer for 3 s" in await wait_until_lost(impatient)
 
 
 async def test_an_idle_engine_with_a_living_server_is_healthy(impatient: Engine) -> None:
     for _ in range(20):
         await impatient.check_health()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
 
 
 async def test_at_most_max_batch_requests_run_at_once(server: ModelServer) -> None:

@@ -121,7 +121,7 @@ def test_a_retry_within_the_grace_time_gets_the_answer_of_the_first_try() -> Non
 
 
 def test_a_retry_ends_the_grace_time_of_the_first_try() -> None:
-    with paced_service(0.6, disconnect_grace_s=0.2) as (judge, service):
+    with paced_service(4.0, disconnect_grace_s=2.0) as (judge, service):
         open_request(service, "/v1/judge", comparisons("a"), "one").close()
         wait_for(lambda: judge.started["a"] == 1, "the start")
         answer = httpx.post(f"{service.url}/v1/judge", json=comparisons("a"), headers={"Idempotency-Key": "one"})
