@@ -205,6 +205,9 @@ if not TYPE_CHECKING:
         if name != "judge_reward":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         environment = load_reward_environment(os.environ)
-        reward = JudgeReward(environment.url, environment.settings, extra_rewards=environment.extra_rewards)
+        extra_rewards, sleep_between = environment.extra_rewards, environment.sleep_between
+        reward = JudgeReward(
+            environment.url, environment.settings, extra_rewards=extra_rewards, sleep_between=sleep_between
+        )
         globals()[name] = reward
         return reward

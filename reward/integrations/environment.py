@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flex_judge.judges.errors import UsageError, suggest_name
 from flex_judge.judges.validation.flat import build_settings, flatten_settings
@@ -16,6 +16,7 @@ from flex_judge.reward.settings import RewardSettings
 
 PREFIX = "FLEX_JUDGE_"
 EXTRA_REWARDS_VARIABLE = "FLEX_JUDGE_EXTRA_REWARDS"
+SLEEP_VARIABLE = "FLEX_JUDGE_SLEEP_BETWEEN"
 _OTHER_NAMES = "CACHE", "CLUSTER", "COMPAT_CACHE", "LAUNCHED_COMMAND", "MAX_BODY_MIB", "RELEASES", "STARTED_BY", "UMASK"
 OTHER_VARIABLES = frozenset(f"{PREFIX}{name}" for name in _OTHER_NAMES)
 """Variables that configure other parts of this project."""
@@ -35,6 +36,8 @@ class RewardEnvironment:
     """Settings of the reward function."""
     extra_rewards: tuple[tuple[Callable[..., Any], float], ...] = ()
     """Other reward functions and their weights."""
+    sleep_between: Literal[1, 2] | None = None
+    """Level at which the judge sleeps between the calls; None if it stays awake."""
 
 
 def name_variable(setting: str) -> str:
@@ -46,8 +49,8 @@ def load_reward_environment(environ: Mapping[str, str]) -> RewardEnvironment:
     """Read the settings of a reward function from environment variables; empty variables count as missing.
 
     Args:
-        environ: the variables: `FLEX_JUDGE_URL`, `FLEX_JUDGE_EXTRA_REWARDS`, and `FLEX_JUDGE_` with the name of a field
-            of `RewardSettings`.
+        environ: the variables: `FLEX_JUDGE_URL`, `FLEX_JUDGE_EXTRA_REWARDS`, `FLEX_JUDGE_SLEEP_BETWEEN`, and
+            `FLEX_JUDGE_` with the name of a field of `RewardSettings`.
 
     Raises:
         UsageError: the URL is missing, a variable is unknown, or its value is invalid; the message names the variable.
@@ -64,7 +67,7 @@ def load_reward_environment(environ: Mapping[str, str]) -> RewardEnvironment:
         and not _FOREIGN_VARIABLE.fullmatch(name)
     }
     settings = {name_variable(name): (name, setting) for name, setting in flatten_settings(RewardSettings).items()}
-    known = {URL_VARIABLE, EXTRA_REWARDS_VARIABLE, *settings}
+    known = {URL_VARIABLE, EXTRA_REWARDS_VARIABLE, SLEEP_VARIABLE, *settings}
     for name in sorted(variables):
         if name not in known:
             raise UsageError(f"{name}: no such setting; {suggest_name(name, known)}")
@@ -79,7 +82,12 @@ def load_reward_environment(environ: Mapping[str, str]) -> RewardEnvironment:
         if name in variables
     }
     extra_rewards = _load_extra_rewards(variables.get(EXTRA_REWARDS_VARIABLE, ""))
-    return RewardEnvironment(url, build_settings(RewardSettings, values, name_variable), extra_rewards)
+    levels: dict[str | None, Literal[1, 2] | None] = {None: None, "1": 1, "2": 2}
+    level = variables.get(SLEEP_VARIABLE)
+    if level not in levels:
+        raise UsageError(f"{SLEEP_VARIABLE} must be 1 or 2, not {level!r}")
+    reward_settings = build_settings(RewardSettings, values, name_variable)
+    return RewardEnvironment(url, reward_settings, extra_rewards, levels[level])
 
 
 def _load_extra_rewards(text: str) -> tuple[tuple[Callable[..., Any], float], ...]:

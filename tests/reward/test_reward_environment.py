@@ -15,6 +15,7 @@ from flex_judge.judges.errors import UsageError
 from flex_judge.reward.integrations.environment import (
     EXTRA_REWARDS_VARIABLE,
     OTHER_VARIABLES,
+    SLEEP_VARIABLE,
     URL_VARIABLE,
     load_reward_environment,
     name_variable,
@@ -68,6 +69,7 @@ def test_reads_texts_numbers_and_choices() -> None:
         ),
         ({"FLEX_JUDGE_EXTRA_REWARDS": "no_module.f=1"}, "FLEX_JUDGE_EXTRA_REWARDS: expected module.function=weight"),
         ({"FLEX_JUDGE_EXTRA_REWARDS": "json.dumps=much"}, "FLEX_JUDGE_EXTRA_REWARDS: expected module.function=weight"),
+        ({"FLEX_JUDGE_SLEEP_BETWEEN": "3"}, "FLEX_JUDGE_SLEEP_BETWEEN must be 1 or 2, not '3'"),
         ({"FLEX_JUDGE_EXTRA_REWARDS": "json.dumps=inf"}, "FLEX_JUDGE_EXTRA_REWARDS: .*weight of dumps"),
     ],
 )
@@ -75,6 +77,12 @@ def test_an_error_is_one_line_that_names_the_variable(variables: dict[str, str],
     with pytest.raises(UsageError, match=f"^{text}") as error:
         load_reward_environment(URL | variables)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("level", [None, 1, 2])
+def test_reads_the_level_of_the_sleep(level: int | None) -> None:
+    variables = {"FLEX_JUDGE_SLEEP_BETWEEN": str(level or "")}
+    assert load_reward_environment(URL | variables).sleep_between == level
 
 
 def test_imports_extra_rewards_with_their_weights() -> None:
@@ -102,14 +110,14 @@ def test_variables_of_other_parts_and_of_kubernetes_are_no_settings() -> None:
     sources = (path for layer in layers for path in (ROOT / layer).rglob("*.py"))
     mentioned = {name for path in sources for name in pattern.findall(path.read_text(encoding="utf-8"))}
     settings = {name_variable(field.name) for field in fields(RewardSettings)}
-    assert mentioned <= settings | OTHER_VARIABLES | {URL_VARIABLE, EXTRA_REWARDS_VARIABLE}
+    assert mentioned <= settings | OTHER_VARIABLES | {URL_VARIABLE, EXTRA_REWARDS_VARIABLE, SLEEP_VARIABLE}
 
 
 def test_the_docs_list_each_variable() -> None:
     pages = (path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
     listed = {name for page in pages for name in re.findall(r"^\| `(FLEX_JUDGE_\w+)`", page, re.MULTILINE)}
     settings = {name_variable(field.name) for field in fields(RewardSettings)}
-    assert listed - OTHER_VARIABLES == settings | {URL_VARIABLE, EXTRA_REWARDS_VARIABLE}
+    assert listed - OTHER_VARIABLES == settings | {URL_VARIABLE, EXTRA_REWARDS_VARIABLE, SLEEP_VARIABLE}
 
 
 CODE = """
