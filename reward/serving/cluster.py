@@ -94,8 +94,9 @@ def connect(address: str | None = None, start_timeout_s: float = START_TIMEOUT_S
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1.0")
     os.environ.setdefault(PROXY_CALLBACK_VARIABLE, PROXY_CALLBACK)
     with ExitStack() as stack:
+        stack.callback(_restore_variable, AUTH_VARIABLE, os.environ.get(AUTH_VARIABLE))  # a local Ray sets it
         if address:
-            stack.enter_context(_authenticate_like(address))  # before the import of Ray, which reads it
+            _authenticate_like(address)  # before the import of Ray, which reads it
         import ray
         from ray._private import worker
 
@@ -230,9 +231,15 @@ def _join_cluster(ray_module: ray, address: str) -> None:  # type: ignore[valid-
         ) from e
 
 
-@contextmanager
-def _authenticate_like(address: str) -> Iterator[None]:
-    """Use token authentication until the block ends if and only if a cluster does.
+def _restore_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _authenticate_like(address: str) -> None:
+    """Use token authentication if and only if a cluster does.
 
     Ray decides for this process alone, by RAY_AUTH_MODE, and with `auto` by whether there is a token. In a cluster
     without tokens, a process with one could call actors but would refuse their answers, and wait for these forever.
@@ -248,16 +255,11 @@ def _authenticate_like(address: str) -> Iterator[None]:
             f"its answers; unset {AUTH_VARIABLE}, or start the cluster with it"
         )
     if mode is not None:
-        yield
         return
     if asked_for == {False}:
         os.environ[AUTH_VARIABLE] = "disabled"
     elif _is_local_address(address) and _has_token():  # a token is not sent to other machines unasked
         os.environ[AUTH_VARIABLE] = "token"
-    try:
-        yield
-    finally:
-        os.environ.pop(AUTH_VARIABLE, None)
 
 
 def _list_addresses(address: str) -> set[str]:

@@ -109,7 +109,7 @@ def running_cluster(**variables: str) -> Iterator[str]:
     environment = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **variables}
     cluster = subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in within(60, what="a Ray cluster"):
+        for _ in within(120, what="a Ray cluster"):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
         yield f"127.0.0.1:{port}"
