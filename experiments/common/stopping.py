@@ -8,6 +8,7 @@ coroutine, and `call_on_stop` calls a function, which for example sets a flag th
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -194,8 +195,9 @@ def print_error(program: str, message: str, status: int) -> int:
 def run_process(program: str, work: Callable[[], int]) -> int:
     """Run a command as the only work of this process, see `run_stoppable`; its output cannot fail.
 
-    Does not return after a signal, or while a thread of an engine still computes: at the end of Python such threads
-    abort the process, or wait for each other, and change its exit status.
+    Does not return after a signal, while a thread of an engine still computes, or in a rank of a training: at the end of
+    Python such threads abort the process, or wait for each other, and change its exit status. A rank can wait forever
+    for a thread of gloo that waits for Python (torch 2.13).
 
     Returns:
         The exit status.
@@ -207,7 +209,10 @@ def run_process(program: str, work: Callable[[], int]) -> int:
             status = print_error(program, f"the output was not written: {error.strerror}", status or 1)
         # Another rank may have had the signal first, and have passed it on.
         is_stopped = is_stop_requested() or status == STATUS
-        if not is_stopped and not any(thread.name.endswith("-engine") for thread in threading.enumerate()):
+        computes = any(thread.name.endswith("-engine") for thread in threading.enumerate())
+        if not is_stopped and _is_training_rank():
+            atexit._run_exitfuncs()  # of loggers such as wandb
+        elif not is_stopped and not computes:
             # Nothing is left to be saved, so a signal from now on just ends the process.
             for number in _list_handled_signals():
                 signal.signal(number, lambda *_: os._exit(status if STARTED_BY in os.environ else STATUS))
@@ -218,8 +223,14 @@ def run_process(program: str, work: Callable[[], int]) -> int:
             kill_children()
             # A launcher takes any other status of a rank for a failure, and reports it at length.
             status = 0 if os.environ.get(STARTED_BY) == LAUNCHER else status
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         os._exit(status)
+
+
+def _is_training_rank() -> bool:
+    """Return whether this process is one of several ranks of a training, started by a launcher."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "torch" in sys.modules
 
 
 def _list_handled_signals() -> list[signal.Signals]:

@@ -193,7 +193,8 @@ def _run_uv(arguments: Sequence[str], deadline: float | None) -> None:
     if process.returncode != 0:
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
         message = f"uv {arguments[0]} {arguments[1]}: {' '.join(lines[-12:]) or 'no message'}"
-        if any(text in errors.lower() for text in NETWORK_ERRORS):
+        one_line = " ".join(errors.lower().split())  # uv breaks lines anywhere
+        if any(text in one_line for text in NETWORK_ERRORS):
             raise EnvironmentUnavailableError(f"the package index is unreachable: {message}")
         raise RuntimeError(message)
 

@@ -184,7 +184,8 @@ def train_rank(url: str, folder: str) -> None:
     if trainer.accelerator.is_main_process:
         print(f"\n{LOG_MARK}{json.dumps(trainer.state.log_history[0])}", flush=True)
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # at the end of Python, torch can wait forever for a thread of gloo, and that thread for Python
 
 
 def main(url: str) -> None:
