@@ -195,9 +195,9 @@ def print_error(program: str, message: str, status: int) -> int:
 def run_process(program: str, work: Callable[[], int]) -> int:
     """Run a command as the only work of this process, see `run_stoppable`; its output cannot fail.
 
-    Does not return after a signal, while a thread of an engine still computes, or in a rank of a training: at the end of
-    Python such threads abort the process, or wait for each other, and change its exit status. A rank can wait forever
-    for a thread of gloo that waits for Python (torch 2.13).
+    Does not return after a signal, while a thread of an engine still computes, or in a rank of a training: at the end
+    of Python such threads abort the process, or wait for each other, and change its exit status. A rank can wait
+    forever for a thread of gloo that waits for Python (torch 2.13).
 
     Returns:
         The exit status.
