@@ -188,7 +188,7 @@ class ConversationReader:
         return _PromptMessage(message, parts)
 
     def _split_reasoning(self, row: Mapping[str, Any], field: str) -> tuple[list[Part | Pending], list[str]]:
-        """Read the refusal and the reasoning beside the content of a message."""
+        """Read the refusal and the reasoning next to the content of a message."""
         refusal = read_text(row.get("refusal"), f"{field}.refusal")
         reasoning: list[str] = []
         for name in REASONING_FIELDS:

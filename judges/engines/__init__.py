@@ -90,7 +90,7 @@ def check_engine(config: EngineConfig) -> None:
 
         check_server(config)
         return
-    _check_local_settings(config)
+    _check_local_settings(config, name)
     if name == "scripted":
         if config.adapter is not None:
             raise UsageError(f"adapter {config.adapter!r}: the scripted engine has no weights; leave the adapter out")
@@ -120,7 +120,7 @@ def load_engine(config: EngineConfig) -> Engine:
         require_extras("a remote judge", "remote")
     else:
         require_extras("a judge or policy in this process", "judge")
-        _check_local_settings(config)
+        _check_local_settings(config, name)
     if name == "vllm" and read_model_type(config.model) == MOL_LLAMA:
         if config.engine != "auto":
             raise EngineUnavailableError(
@@ -146,8 +146,8 @@ def load_engine(config: EngineConfig) -> Engine:
     return engine
 
 
-def _check_local_settings(config: EngineConfig) -> None:
-    """Raise UsageError if a setting does not apply to an engine in this process."""
+def _check_local_settings(config: EngineConfig, engine: str) -> None:
+    """Raise UsageError if a setting does not apply to an engine in this process, named without `auto`."""
     for name in ("model_key", "model_tokenizer"):
         if getattr(config, name) is not None:
             raise UsageError.of_setting(
@@ -155,7 +155,7 @@ def _check_local_settings(config: EngineConfig) -> None:
                 f"{name} is for a model at an address; name one as http://HOST:PORT/v1#NAME, or leave it out",
             )
     if config.engine_arg:
-        if resolve_engine(config.engine) != "vllm":
+        if engine != "vllm":
             raise UsageError.of_setting("engine_arg", "engine arguments are for the engine vllm; leave them out")
         from flex_judge.judges.engines.vllm.arguments import parse_engine_arguments
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 from flex_judge.judges.engines.base import Engine, Generation, Sampling
-from flex_judge.judges.engines.sleep import EngineSleeper, hold_awake
+from flex_judge.judges.engines.sleep import find_sleeper, hold_awake
 from flex_judge.judges.errors import AdapterError, EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 from flex_judge.judges.models import resolve_adapter
@@ -81,7 +81,7 @@ class AdaptedEngine:
         self.profile: Any = engine.profile
         self.max_model_len: int = engine.max_model_len
         self.max_batch: int = engine.max_batch
-        self.sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+        self.sleeper = find_sleeper(engine)
         self._is_closed = False
 
     async def generate(

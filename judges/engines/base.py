@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # importing profiles loads pydantic, which not every user of 
 FinishReason = Literal["stop", "eos", "length"]
 REMOTE = "remote"
 """Name of the engine whose model runs on a server of the user."""
+NEVER = -100.0
+"""Logit bias of tokens that are never generated: the strongest that vllm accepts, in a process or over HTTP."""
 
 
 @dataclass(frozen=True)

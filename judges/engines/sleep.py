@@ -196,13 +196,19 @@ class SleepMethods:
         await get_sleeper(self.engine).wake()
 
 
+def find_sleeper(engine: Engine) -> EngineSleeper | None:
+    """Return the sleep state of an engine; None if engines of its type never sleep."""
+    sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+    return sleeper
+
+
 def get_sleeper(engine: Engine) -> EngineSleeper:
     """Return the sleep state of an engine.
 
     Raises:
         SleepError: engines of this type cannot sleep.
     """
-    sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+    sleeper = find_sleeper(engine)
     if sleeper is None:
         raise SleepError(f"the {engine.name} engine cannot sleep; use vllm or transformers")
     return sleeper
@@ -210,7 +216,7 @@ def get_sleeper(engine: Engine) -> EngineSleeper:
 
 def hold_awake(engine: Engine) -> AbstractContextManager[None]:
     """Keep an engine awake until the block ends, see `EngineSleeper.hold_awake`."""
-    sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+    sleeper = find_sleeper(engine)
     return nullcontext() if sleeper is None else sleeper.hold_awake()
 
 

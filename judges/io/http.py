@@ -1,4 +1,4 @@
-"""What all HTTP clients share: addresses, keys, error messages, and the delays of retries."""
+"""Shared parts of HTTP clients: addresses, keys, error messages, and the delays of retries."""
 
 from __future__ import annotations
 

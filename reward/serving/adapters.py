@@ -8,30 +8,16 @@ the next one which version is current.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from flex_judge.judges.errors import AdapterError
 from flex_judge.reward.server.adapters import START, AdapterVersion
 from flex_judge.reward.server.errors import RetryLaterError
-from flex_judge.reward.serving.store_calls import call_store
-
-WATCH_S = 2.0
-"""Seconds that the board holds a question for news."""
-SILENT_S = 10.0
-"""Seconds without a question after which a replica counts as gone."""
-CALL_S = 15.0
-"""Time limit of one call to the board, which may have to be found first."""
-POLL_S = 0.1
-"""Seconds between two questions whether all replicas have loaded an adapter."""
-LOAD_S = 300.0
-"""Maximum time for all replicas to load an adapter."""
-log = logging.getLogger(__name__)
+from flex_judge.reward.serving.store_calls import CALL_S, LOAD_S, POLL_S, SILENT_S, BoardClient, News
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ class AdapterBoard:
         self._plan = AdapterPlan(uuid.uuid4().hex, START)
         self._reports: dict[int, dict[str, AdapterReport]] = {}
         self._followers: dict[str, float] = {}
-        self._news = asyncio.Event()
+        self._news = News()
 
     async def follow_adapters(self, replica: str, revision: str, current: AdapterVersion) -> AdapterPlan:
         """Return the plan as soon as it has another revision, at the latest after WATCH_S; a sign of life of a replica.
@@ -80,7 +66,7 @@ class AdapterBoard:
         self._followers[replica] = self._now()
         self._adopt(current)
         if self._plan.revision == revision:
-            await self._wait_for_news()
+            await self._news.wait()
             self._followers[replica] = self._now()
         return self._plan
 
@@ -101,7 +87,7 @@ class AdapterBoard:
     async def collect_reports(self, number: int) -> tuple[dict[str, AdapterReport], list[str]]:
         """Wait for news and return the reports of the living replicas on a version, and the replicas without one."""
         if not self._followers or self._followers.keys() - self._reports.get(number, {}).keys():
-            await self._wait_for_news()
+            await self._news.wait()
         self._followers = {name: at for name, at in self._followers.items() if at + SILENT_S >= self._now()}
         reports = {name: r for name, r in self._reports.get(number, {}).items() if name in self._followers}
         return reports, sorted(self._followers.keys() - reports.keys())
@@ -125,25 +111,14 @@ class AdapterBoard:
     def _publish(self, plan: AdapterPlan | None = None) -> None:
         if plan is not None:
             self._plan = replace(plan, revision=uuid.uuid4().hex)
-        self._news.set()
-        self._news = asyncio.Event()
-
-    async def _wait_for_news(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), WATCH_S)
+        self._news.announce()
 
 
-class BoardLoader:
+class BoardLoader(BoardClient):
     """`AdapterLoader` of a gateway, which talks to the replicas through the board."""
 
-    def __init__(self, store: Any, count_replicas: Callable[[], Awaitable[int]]) -> None:
-        """Create the connection.
-
-        Args:
-            store: handle of the deployment with the board.
-            count_replicas: counts the running replicas of the service.
-        """
-        self._store, self._count_replicas = store, count_replicas
+    board = "adapters"
+    unknown = "the adapters of the service"
 
     async def read_current(self) -> AdapterVersion:
         """Return the current version, see `AdapterLoader.read_current`."""
@@ -197,18 +172,6 @@ class BoardLoader:
                 "storage that all nodes share, and write the files before the request"
             )
         return fingerprints[0]
-
-    async def _ask(self, method: Any, *args: Any) -> Any:
-        """Call the board.
-
-        Raises:
-            RetryLaterError: the board is away.
-        """
-        try:
-            return await asyncio.wait_for(call_store(method, *args), CALL_S)
-        except Exception as e:
-            log.warning("the board of adapters is not available: %r", e)
-            raise RetryLaterError("the adapters of the service cannot be determined now; try again later") from e
 
 
 def _list_fingerprints(reports: Mapping[str, AdapterReport]) -> list[str]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flex_judge.judges.errors import AdapterError, to_one_line
 from flex_judge.reward.server.adapters import START, AdapterVersion
-from flex_judge.reward.serving.adapters import CALL_S, WATCH_S, AdapterPlan, AdapterReport
-from flex_judge.reward.serving.store_calls import call_store
+from flex_judge.reward.serving.adapters import AdapterPlan, AdapterReport
+from flex_judge.reward.serving.store_calls import CALL_S, WATCH_S, call_store
 
 if TYPE_CHECKING:
     from flex_judge.judges.judge import FlexJudge

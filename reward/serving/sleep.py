@@ -6,20 +6,14 @@ The board is part of the deployment `KeptWork`. If it is lost, the replicas tell
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from flex_judge.judges.errors import SleepError
-from flex_judge.reward.server.errors import RetryLaterError
 from flex_judge.reward.server.sleep import SleepOrder
-from flex_judge.reward.serving.adapters import CALL_S, LOAD_S, POLL_S, SILENT_S, WATCH_S
-from flex_judge.reward.serving.store_calls import call_store
-
-log = logging.getLogger(__name__)
+from flex_judge.reward.serving.store_calls import LOAD_S, POLL_S, SILENT_S, WATCH_S, BoardClient, News
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class SleepBoard:
         self._sleep_clock = clock
         self._order = SleepOrder()
         self._sleep_reports: dict[str, _SleepReport] = {}
-        self._sleep_news = asyncio.Event()
+        self._sleep_news = News()
 
     async def follow_sleep(self, replica: str, order: SleepOrder, problem: str) -> SleepOrder:
         """Take the report of a replica, and return the next order, or after WATCH_S the same one.
@@ -60,7 +54,7 @@ class SleepBoard:
         if order.number > self._order.number:  # this board is younger than the order
             self._order = order
         if earlier is None or earlier.number != order.number:
-            self._announce_news()
+            self._sleep_news.announce()
         if order.number == self._order.number:
             await self._wait_for_order(order.number)
         return self._order
@@ -73,7 +67,7 @@ class SleepBoard:
         """Give a new order to all replicas."""
         # Numbers come from the clock, so that a board that lost its order gives no number twice.
         self._order = SleepOrder(max(self._order.number + 1, time.time_ns()), level)
-        self._announce_news()
+        self._sleep_news.announce()
         return self._order
 
     async def collect_sleep_reports(self, number: int) -> tuple[dict[str, str], list[str]]:
@@ -83,10 +77,6 @@ class SleepBoard:
         problems = {name: r.problem for name, r in self._sleep_reports.items() if r.number >= number}
         return problems, sorted(self._sleep_reports.keys() - problems.keys())
 
-    def _announce_news(self) -> None:
-        self._sleep_news.set()
-        self._sleep_news = asyncio.Event()
-
     async def _wait_for_order(self, number: int) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(WATCH_S):
@@ -94,17 +84,11 @@ class SleepBoard:
                     await self._sleep_news.wait()
 
 
-class BoardSleepControl:
+class BoardSleepControl(BoardClient):
     """`SleepControl` of a gateway, which talks to the replicas through the board."""
 
-    def __init__(self, store: Any, count_replicas: Callable[[], Awaitable[int]]) -> None:
-        """Create the connection.
-
-        Args:
-            store: handle of the deployment with the board.
-            count_replicas: counts the running replicas of the service.
-        """
-        self._store, self._count_replicas = store, count_replicas
+    board = "the sleep"
+    unknown = "whether the judge sleeps"
 
     async def read_order(self) -> SleepOrder:
         """Return the last order, see `SleepControl.read_order`."""
@@ -138,15 +122,3 @@ class BoardSleepControl:
                 waiting = ", ".join(missing) or "some that do not answer"
                 raise SleepError(f"not all replicas {state} after {LOAD_S:g} s: {waiting}")
             await asyncio.sleep(POLL_S)
-
-    async def _ask(self, method: Any, *args: Any) -> Any:
-        """Call the board.
-
-        Raises:
-            RetryLaterError: the board is away.
-        """
-        try:
-            return await asyncio.wait_for(call_store(method, *args), CALL_S)
-        except Exception as e:
-            log.warning("the board of the sleep is not available: %r", e)
-            raise RetryLaterError("whether the judge sleeps cannot be determined now; try again later") from e

@@ -92,11 +92,11 @@ def test_a_service_of_a_remote_judge_has_one_replica_on_any_number_of_gpus() -> 
 
 def test_curation_counts_tokens_with_the_tokenizer_of_the_server(server: ModelServer, key: str) -> None:
     settings = {"model": server.model, "model_key": "env:MODEL_KEY"}
-    assert make_config(CurateRun, **settings).tokenizer_name == server.root
-    assert make_config(CurateRun, **settings, model_tokenizer="a/b").tokenizer_name == "a/b"
+    assert make_config(CurateRun, **settings).find_tokenizer_name() == server.root
+    assert make_config(CurateRun, **settings, model_tokenizer="a/b").find_tokenizer_name() == "a/b"
     server.root = ""
     with pytest.raises(UsageError, match="the server does not name its model"):
-        _ = make_config(CurateRun, **settings).tokenizer_name
+        _ = make_config(CurateRun, **settings).find_tokenizer_name()
 
 
 def test_doctor_reports_a_judge_that_works(server: ModelServer, key: str, capsys: pytest.CaptureFixture[str]) -> None:

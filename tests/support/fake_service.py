@@ -6,10 +6,10 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -38,55 +38,70 @@ class ReceivedRequest:
         return self.headers["idempotency-key"]
 
 
-class FakeService:
+class ScriptedServer:
+    """Server on a local port that runs one scripted action for each request; afterwards it answers regularly."""
+
+    def __init__(self, routes: Sequence[Route], script: Iterable[Action] = ()) -> None:
+        self.script = deque(script)
+        self.always: Action | None = None
+        """Action for the requests after those of the script; None answers regularly."""
+        self.running = self.max_concurrent = self.ended = 0
+        options = {"log_level": "critical", "timeout_graceful_shutdown": 0, "lifespan": "off"}
+        self._server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, **options))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        while not self._server.started:
+            threading.Event().wait(0.005)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server; its port is free afterwards."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+    async def run_next(self, request: Request, answer: Callable[[], Awaitable[Response]]) -> Response:
+        """Run the next action of the script, or answer."""
+        self.running += 1
+        self.max_concurrent = max(self.max_concurrent, self.running)
+        try:
+            action = self.script.popleft() if self.script else self.always
+            return await (action(request) if action else answer())
+        finally:
+            self.running -= 1
+            self.ended += 1
+
+
+class FakeService(ScriptedServer):
     """Service that runs one scripted action for each POST; afterwards it scores texts by their length."""
 
     def __init__(self, *script: Action, needs_media: bool = False) -> None:
-        self.script = deque(script)
-        self.always: Action | None = None
+        routes = [
+            Route("/v1/judge", self._post, methods=["POST"]),
+            Route("/v1/rewards", self._post, methods=["POST"]),
+            Route("/v1/media/{modality}/{digest}", self._put, methods=["PUT"]),
+            Route("/healthz", self._healthz),
+        ]
+        super().__init__(routes, script)
         self.well = True
         self.needs_media = needs_media
         self.seen: list[ReceivedRequest] = []
         self.uploads: list[str] = []
         self.media: set[str] = set()
         self.probes = 0
-        self.max_concurrent = 0
-        self._concurrent = 0
-        app = Starlette(
-            routes=[
-                Route("/v1/judge", self._post, methods=["POST"]),
-                Route("/v1/rewards", self._post, methods=["POST"]),
-                Route("/v1/media/{modality}/{digest}", self._put, methods=["PUT"]),
-                Route("/healthz", self._healthz),
-            ]
-        )
-        options = {"log_level": "critical", "timeout_graceful_shutdown": 0, "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def __enter__(self) -> FakeService:
-        self._thread.start()
-        while not self._server.started:
-            threading.Event().wait(0.005)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     async def _post(self, request: Request) -> Response:
         self.seen.append(ReceivedRequest(request.url.path, dict(request.headers), await request.json()))
-        self._concurrent += 1
-        self.max_concurrent = max(self.max_concurrent, self._concurrent)
-        try:
-            action = self.script.popleft() if self.script else self.always
-            return await action(request) if action else await self.answer(request)
-        finally:
-            self._concurrent -= 1
+        return await self.run_next(request, lambda: self.answer(request))
 
     async def answer(self, request: Request) -> Response:
         """Return the regular response."""

@@ -6,16 +6,11 @@ Its model is the scripted engine, so `checkpoint` holds a tokenizer and a config
 from __future__ import annotations
 
 import json
-import threading
-from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import uvicorn
-from fake_service import Action
+from fake_service import ScriptedServer
 from scripts import fair_judge
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -39,13 +34,19 @@ def reply(prompt: str, sampling: Sampling) -> str:
     return "7" if sampling.regex == "(?:0|1|2|3|4|5|6|7|8|9)" else fair_judge(prompt, sampling)
 
 
-class ModelServer:
+class ModelServer(ScriptedServer):
     """Server of one model, `judge`. It runs one scripted action for each completion after those of the start."""
 
     def __init__(self, folder: Path, key: str | None = None, script: Script = reply) -> None:
+        super().__init__(
+            [
+                Route("/v1/models", self._list_models),
+                Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/health", lambda _: Response()),
+                Route("/version", lambda _: JSONResponse({"version": "0.32.0"})),
+            ]
+        )
         self.engine = ScriptedEngine(script, max_model_len=4096)
-        self.script: deque[Action] = deque()
-        self.always: Action | None = None
         self.root, self.key = str(folder), key
         self.changes: dict[str, Any] = {}
         """Fields of a completion that the server returns in place of its own; None leaves the field out."""
@@ -53,33 +54,6 @@ class ModelServer:
         """Fields of requests that the server does not know."""
         self.extra_models: list[dict[str, Any]] = []
         self.bodies: list[dict[str, Any]] = []
-        self.running = self.max_running = self.ended = 0
-        app = Starlette(
-            routes=[
-                Route("/v1/models", self._list_models),
-                Route("/v1/completions", self._complete, methods=["POST"]),
-                Route("/health", lambda _: Response()),
-                Route("/version", lambda _: JSONResponse({"version": "0.32.0"})),
-            ]
-        )
-        options = {"log_level": "critical", "timeout_graceful_shutdown": 0, "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, **options))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-
-    def __enter__(self) -> ModelServer:
-        self._thread.start()
-        while not self._server.started:
-            threading.Event().wait(0.005)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the server; its port is free afterwards."""
-        self._server.should_exit = True
-        self._thread.join(10)
 
     @property
     def url(self) -> str:
@@ -100,14 +74,7 @@ class ModelServer:
             return rejection
         body = await request.json()
         self.bodies.append(body)
-        self.running += 1
-        self.max_running = max(self.max_running, self.running)
-        try:
-            action = self.script.popleft() if self.script else self.always
-            return await action(request) if action else await self.answer(body)
-        finally:
-            self.running -= 1
-            self.ended += 1
+        return await self.run_next(request, lambda: self.answer(body))
 
     async def answer(self, body: dict[str, Any]) -> Response:
         """Return the regular response."""

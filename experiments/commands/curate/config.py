@@ -230,9 +230,8 @@ class CurateRun(ServiceFlags):
             return self.max_similarity
         return 1.0 if self.is_synthetic else DEFAULT_SIMILARITY
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Model whose tokenizer counts tokens."""
+    def find_tokenizer_name(self) -> str:
+        """Return the model whose tokenizer counts tokens; a remote teacher's server is asked for it."""
         if self.tokenizer or self.is_synthetic or self.judge_url is not None:
             return self.tokenizer or SYNTHETIC_TOKENIZER
         if self.judge.engine.is_remote:

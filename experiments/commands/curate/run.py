@@ -78,7 +78,8 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
     with RunFolder(out, config.build_identity(source.name, source.digest), kind="curate") as folder:
         folder.expect_rows(len(rows) * work.samples_per_row, "judgment")
         with redirect_libraries(out / "engines.log") as console, Progress(console) as progress:
-            tokens = TokenCounter.from_name(config.tokenizer_name)
+            tokenizer_name = config.find_tokenizer_name()
+            tokens = TokenCounter.from_name(tokenizer_name)
             with folder.time_phase("judging"):
                 teacher_output = work.collect_examples(tokens, progress)
             # Repeated in every run, because its settings may change and it takes seconds.
@@ -94,7 +95,7 @@ def main(config: CurateRun, file: str | None) -> dict[str, Any]:
             "synthetic": config.is_synthetic,
             "samples_per_row": work.samples_per_row,
             "rubrics": config.rubrics_by_scale,
-            "tokenizer": config.tokenizer_name,
+            "tokenizer": tokenizer_name,
             "curation": config.describe_curation(),
             **summarise_curation(faults, len(rows), teacher_output, curated.step_counts, selected),
             # `datasets` caches a folder by its card, so a card with a digest is never mistaken for an older one.

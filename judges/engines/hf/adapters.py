@@ -48,7 +48,7 @@ class ModelAdapters:
         """Load the model again after `discard`, with all adapters that were added.
 
         Raises:
-            SleepError: files are not those of the first time any more.
+            SleepError: files have changed since the first load.
         """
         for checkpoint in (self._checkpoint, *self._added.values()):
             check_files(checkpoint)

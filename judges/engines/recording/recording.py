@@ -11,7 +11,7 @@ from flex_judge.judges.engines.adapters import Adapter, AdapterHost
 from flex_judge.judges.engines.base import Engine, Generation, Sampling, find_server
 from flex_judge.judges.engines.recording.ledger import Ledger, compute_generation_key
 from flex_judge.judges.engines.recording.replay import record_model
-from flex_judge.judges.engines.sleep import EngineSleeper
+from flex_judge.judges.engines.sleep import find_sleeper
 from flex_judge.judges.errors import AdapterError, EngineLostError
 from flex_judge.judges.media.prepared import PreparedMedia
 
@@ -46,7 +46,7 @@ class RecordingEngine:
         self.profile = engine.profile
         self.max_model_len = engine.max_model_len
         self.max_batch = engine.max_batch
-        self.sleeper: EngineSleeper | None = getattr(engine, "sleeper", None)
+        self.sleeper = find_sleeper(engine)
         self.server = find_server(engine)
         self.hits = 0
         """Number of requests answered from the ledger. Equal concurrent requests count as one."""

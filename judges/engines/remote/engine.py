@@ -78,7 +78,7 @@ class RemoteEngine:
             "software": model.software or "unknown",
             "weights": f"{'files of' if is_complete else 'not verified: the server names'} {model.root or 'none'}",
         }
-        """What is known of the server, for the provenance of judgments."""
+        """Facts about the server, for the provenance of judgments."""
         self._name, self._stall_s = model.name, config.stall_s
         self._placeholders = PlaceholderTokens(self.profile, tokenizer)
         self._stop_ids = sorted(collect_stop_ids(folder, tokenizer, vocabulary, self.profile))

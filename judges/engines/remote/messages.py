@@ -11,14 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flex_judge.judges.engines.base import FinishReason, Generation, Sampling
+from flex_judge.judges.engines.base import NEVER, FinishReason, Generation, Sampling
 from flex_judge.judges.errors import AccessError, GenerationError, UsageError, to_one_line
 from flex_judge.judges.io.http import extract_message
 
 if TYPE_CHECKING:
     import httpx
 
-NEVER = -100.0  # the strongest logit bias that vLLM accepts
 LOWEST_LOGPROB = -9999.0  # vLLM writes this for minus infinity, which JSON does not have
 MAX_MESSAGE = 300
 

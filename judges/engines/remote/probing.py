@@ -1,4 +1,4 @@
-"""What a server offers: its models, and whether it can judge with token ids. Sends a few requests and waits for them.
+"""Probe of a server: its models, and whether it can judge with token ids. Sends a few requests and waits for them.
 
 The level `tokens` needs prompts as token ids, the ids of generated tokens, a grammar, and log-probabilities of given
 tokens after the grammar and before temperature. Each is tried, because servers ignore fields that they do not know.
@@ -40,7 +40,7 @@ TEXT = (
 
 @dataclass(frozen=True)
 class ServerModel:
-    """What a server says about one of its models."""
+    """Description of a model by its server."""
 
     url: str
     """Base URL of the server's API."""

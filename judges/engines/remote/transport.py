@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from flex_judge.judges.engines.remote.messages import build_rejection, summarize_error
 from flex_judge.judges.errors import EngineLostError, GenerationError
 from flex_judge.judges.io.http import Backoff, describe_no_response, parse_retry_after
 from flex_judge.judges.io.json_values import dump_json
-
-if TYPE_CHECKING:
-    pass
 
 CONNECT_TIMEOUT_S = 10.0
 FIRST_RETRY_S, MAX_RETRY_S = 0.5, 20.0

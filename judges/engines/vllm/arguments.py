@@ -13,12 +13,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flex_judge.judges.errors import UsageError, suggest_name
+from flex_judge.judges.errors import UsageError, find_similar_name
 from flex_judge.judges.models.checkpoints import Checkpoint
 
 SETTING = "engine_arg"
@@ -113,7 +114,9 @@ def parse_engine_arguments(items: Iterable[str]) -> dict[str, Any]:
             raise _build_error(name, "the judge's own work depends on it, so it cannot be changed")
         known = _read_engine_arguments()
         if name not in known:
-            raise _build_error(name, f"vllm has no such engine argument; {_suggest(name, known)}")
+            similar = find_similar_name(name, known)
+            suggestion = f"did you mean {similar!r}?" if similar else "--help-all lists them"
+            raise _build_error(name, f"vllm has no such engine argument; {suggestion}")
         if name in values:
             raise _build_error(name, "given twice; keep one")
         try:
@@ -151,30 +154,15 @@ def _read_engine_arguments() -> dict[str, EngineArgument]:
         raise UsageError.of_setting(
             SETTING, f"engine arguments: the installed vllm has no {file.name}; update it"
         ) from e
-    fields = [
-        statement
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == ARGUMENTS_CLASS
-        for statement in node.body
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-    ]
-    return {
-        argument.name: argument
-        for argument in (
-            EngineArgument(
-                statement.target.id,  # type: ignore[union-attr] # a name, as checked above
-                ast.unparse(statement.annotation),
-                "" if statement.value is None else ast.unparse(statement.value),
-            )
-            for statement in fields
-        )
-        if not argument.name.startswith("_")
-    }
-
-
-def _suggest(name: str, known: Mapping[str, EngineArgument]) -> str:
-    suggestion = suggest_name(name, known)
-    return suggestion if suggestion.startswith("did you mean") else "--help-all lists them"
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == ARGUMENTS_CLASS)
+    arguments: dict[str, EngineArgument] = {}
+    for field in chain.from_iterable(node.body for node in classes):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        name, default = field.target.id, "" if field.value is None else ast.unparse(field.value)
+        if not name.startswith("_"):
+            arguments[name] = EngineArgument(name, ast.unparse(field.annotation), default)
+    return arguments
 
 
 def _build_error(what: str, problem: str) -> UsageError:

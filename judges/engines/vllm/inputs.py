@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flex_judge.judges.engines.base import Sampling
+from flex_judge.judges.engines.base import NEVER, Sampling
 from flex_judge.judges.errors import MediaError
 from flex_judge.judges.media.prepared import SAMPLE_RATE, PreparedMedia
 from flex_judge.judges.media.types import Modality
@@ -13,7 +13,6 @@ from flex_judge.judges.models.inputs.placeholders import PlaceholderTokens, chec
 from flex_judge.judges.models.profiles import Profile
 
 MEDIA_PER_PROMPT = 64  # for each modality; vllm allows one by default
-NEVER = -100.0  # the strongest logit bias that vllm accepts
 
 
 def build_prompt(

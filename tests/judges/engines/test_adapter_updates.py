@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,6 @@ from flex_judge.judges.errors import AdapterError, EngineLostError, ModelNotFoun
 
 TEXT = "the same long prompt for every adapter, which fills several blocks of a prefix cache " * 3
 ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyEngines]:
-    engines = TinyEngines(tmp_path_factory.mktemp("models"))
-    yield engines
-    engines.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +29,6 @@ from flex_judge.judges.media.types import Modality
 
 torch = lazy("torch")
 transformers = lazy("transformers")
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyEngines]:
-    engines = TinyEngines(tmp_path_factory.mktemp("models"))
-    yield engines
-    engines.close()
 
 
 @pytest.mark.parametrize("model", ["vl", "omni"])

@@ -181,7 +181,7 @@ async def test_at_most_max_batch_requests_run_at_once(server: ModelServer) -> No
     generations = await asyncio.gather(*(ask(engine) for _ in range(12)))
     engine.close()
     assert [g.text for g in generations] == ["7"] * 12
-    assert server.max_running == 3
+    assert server.max_concurrent == 3
 
 
 async def test_the_limit_halves_once_for_each_overload_and_recovers() -> None:

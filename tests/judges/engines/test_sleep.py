@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +24,6 @@ from flex_judge.judges.errors import EngineAsleepError, EngineLostError, SleepEr
 TEXT = "the same long prompt before and after, which fills several blocks of a prefix cache " * 3
 COMPARISON = Comparison.of("Question?", "answer", rubric="correctness")
 ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyEngines]:
-    engines = TinyEngines(tmp_path_factory.mktemp("models"))
-    yield engines
-    engines.close()
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from tiny_models import random_adapter
 from flex_judge.judges import EngineConfig
 from flex_judge.judges.engines import load_engine
 from flex_judge.judges.errors import ModelNotFoundError, UsageError
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyEngines]:
-    engines = TinyEngines(tmp_path_factory.mktemp("models"))
-    yield engines
-    engines.close()
 
 
 @pytest.mark.parametrize("model", ["llama", "vl", "omni"])

@@ -239,7 +239,7 @@ async def test_a_new_replica_refuses_to_start_with_files_that_changed(service: S
 async def test_a_new_gateway_goes_on_with_the_adapter_also_if_the_board_is_lost(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flex_judge.reward.serving.adapters.WATCH_S", 0.1)
+    monkeypatch.setattr("flex_judge.reward.serving.store_calls.WATCH_S", 0.1)
     async with service.gateway() as http:
         card = (await put(http, "two")).json()
     async with service.gateway() as http:
